@@ -1,0 +1,282 @@
+"""The public API: load a model, run a recording through it, or hold a session frame by frame."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clearline.audio import read_audio, to_mono
+from clearline.backends import DEFAULT_BACKEND, get_backend
+from clearline.checkpoint import Checkpoint, open_checkpoint
+from clearline.config import GenerationConfig, LMConfig, Sampling, preset
+from clearline.errors import CheckpointError, ConfigError
+from clearline.generate import Batch, Codec, Frame, Generator, LMPrograms, Session
+from clearline.generate.session import silent_tokens
+from clearline.generate.text import Tokenizer, Word, words
+from clearline.ops import Backend, Weight
+from clearline.ops.weight import quantise
+from clearline.trace import Recorder
+
+Quantize = Literal["q8", "q4"]
+_BITS: dict[str, int] = {"q8": 8, "q4": 4}
+
+# After the input ends, silence is fed until the model has said nothing for this long, and never longer than the limit.
+TAIL_QUIET_SECONDS = 2.0
+TAIL_LIMIT_SECONDS = 15.0
+
+
+def code_version() -> str:
+    """The installed version of this package."""
+    try:
+        return version("clearline")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a recording.
+
+    pcm float32 [n] mono at sample_rate Hz; text the whole transcript; words with their times in seconds of pcm;
+    text_tokens int64 [T]; codes_in int64 [n_user, frames] and codes_out int64 [dep_q, T]; facts: hashes of input,
+    weights, codec and config, with seed, preset, backend and version. seconds is the time the run took.
+    """
+
+    pcm: np.ndarray
+    sample_rate: int
+    text: str
+    words: list[Word]
+    text_tokens: np.ndarray
+    codes_in: np.ndarray
+    codes_out: np.ndarray
+    facts: dict[str, Any]
+    seconds: float
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of what was heard, silence included."""
+        return self.codes_in.shape[1] * 0.08
+
+    @property
+    def speed(self) -> float:
+        """Multiple of real time."""
+        return self.audio_seconds / max(self.seconds, 1e-9)
+
+
+class Model:
+    """A loaded checkpoint on one backend. Weights are shared by all sessions and never change."""
+
+    def __init__(self, checkpoint: Checkpoint, backend: Backend, quantize: Quantize | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.backend = backend
+        self.quantize = quantize
+        self.tokenizer: Tokenizer = checkpoint.tokenizer()
+        self.mimi = Codec(checkpoint.mimi_config, backend, checkpoint.mimi_weights)
+
+    @property
+    def config(self) -> LMConfig:
+        return self.checkpoint.config.lm
+
+    @cached_property
+    def programs(self) -> LMPrograms:
+        """The compiled language model; compiled at first use."""
+        weights = self.checkpoint.lm_weights()
+        if self.quantize is not None:
+            weights = _quantised(weights, _BITS[self.quantize])
+        return LMPrograms(self.config, self.backend, weights)
+
+    def generation(
+        self,
+        preset: str | GenerationConfig | None = None,
+        *,
+        seed: int | None = None,
+        text: Sampling | None = None,
+        audio: Sampling | None = None,
+    ) -> GenerationConfig:
+        """Generation settings: the checkpoint's own, or a named preset, with single values replaced."""
+        base = _base_generation(preset, self.checkpoint.config.generation)
+        changes = {"seed": seed, "text": text, "audio": audio}
+        return replace(base, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+    def session(self, preset: str | GenerationConfig | None = None, **changes: Any) -> Session:
+        """A new conversation; settings as in `generation`. Use it in a `with` block and step it with 80 ms frames."""
+        return Session(self.mimi, self.programs, self.tokenizer, self.generation(preset, **changes))
+
+    def batch(self, seeds: Sequence[int], preset: str | GenerationConfig | None = None, workers: int = 2, **changes: Any) -> Batch:
+        """Independent sessions, one per seed, stepped together on a few threads; each as if it were alone."""
+        return Batch([self.session(preset, seed=seed, **changes) for seed in seeds], workers)
+
+    def generator(self, preset: str | GenerationConfig | None = None, **changes: Any) -> Generator:
+        """The language model alone, codes in and tokens out, aligned as Kyutai's `LMGen` aligns them."""
+        return Generator(self.programs, self.generation(preset, **changes))
+
+    def run(
+        self,
+        pcm: np.ndarray,
+        sample_rate: int,
+        preset: str | GenerationConfig | None = None,
+        *,
+        tail: float | None = None,
+        recorder: Recorder | None = None,
+        on_frame: Callable[[Frame, int, int | None], None] | None = None,
+        input_hash: str | None = None,
+        **changes: Any,
+    ) -> Result:
+        """Run a whole recording: samples [n] or [n, channels], floats in -1..1 or signed integers, at any rate.
+
+        tail: seconds of silence fed after the recording, so that the reply can be heard; None feeds it until the model
+        has been quiet for 2 s, 15 s at most. on_frame is called with each frame, its number, and the number of frames
+        when that is known. Other keywords are those of `generation`.
+        """
+        config = self.generation(preset, **changes)
+        if tail is not None and not 0 <= tail <= 3600:
+            raise ConfigError(f"the tail is {tail} seconds; it must lie in 0..3600")
+        started = time.perf_counter()
+        mono = to_mono(pcm, sample_rate, self.mimi.sample_rate)
+        if input_hash is None:
+            input_hash = hashlib.sha256(np.ascontiguousarray(pcm).tobytes()).hexdigest()
+        frames: list[Frame] = []
+        with self.session(config) as session:
+            for number, (samples, total) in enumerate(self._frames(mono, tail, frames)):
+                frame = session.step(samples)
+                frames.append(frame)
+                if recorder is not None:
+                    recorder.add(_boundaries(frame, self.config.dep_q))
+                if on_frame is not None:
+                    on_frame(frame, number, total)
+        return self._result(frames, config, input_hash, time.perf_counter() - started)
+
+    def run_file(self, path: str | Path, preset: str | GenerationConfig | None = None, max_seconds: float | None = None, **keywords: Any) -> Result:
+        """`run` on an audio file of any common format; the input hash is that of the file."""
+        recording = read_audio(Path(path), max_seconds)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return self.run(recording.samples, recording.rate, preset, input_hash=digest, **keywords)
+
+    def _frames(self, mono: np.ndarray, tail: float | None, done: list[Frame]) -> Iterator[tuple[np.ndarray, int | None]]:
+        """The recording in whole frames, then the tail; `done` is read to see whether the model is still talking."""
+        size, rate, config = self.mimi.frame_size, self.mimi.sample_rate, self.checkpoint.config
+        mono = np.pad(mono, (int(config.stt_prefix_seconds * rate), 0))
+        mono = np.pad(mono, (0, -len(mono) % size))
+        count = len(mono) // size
+        quiet, limit = (int(seconds * rate / size) for seconds in (TAIL_QUIET_SECONDS, TAIL_LIMIT_SECONDS))
+        if tail is not None:
+            extra: int | None = int(np.ceil(tail * rate / size))
+        elif self.config.dep_q == 0:
+            # What Kyutai's run_inference feeds to speech-to-text models: their delay and one second more.
+            extra = int(np.ceil((config.stt_delay_seconds + 1.0) * rate / size))
+        else:
+            extra = None
+        for frame in mono.reshape(-1, size):
+            yield frame, None if extra is None else count + extra
+        silence = np.zeros(size, np.float32)
+        silent = silent_tokens(self.config)
+        for i in range(limit if extra is None else extra):
+            if extra is None and i >= quiet and all(frame.text_token in silent for frame in done[-quiet:]):
+                break
+            yield silence, None if extra is None else count + extra
+
+    def _result(self, frames: Sequence[Frame], config: GenerationConfig, input_hash: str, seconds: float) -> Result:
+        cfg, rate = self.config, self.mimi.sample_rate
+        spoken = [frame for frame in frames if frame.text_token is not None]
+        tokens = [frame.text_token for frame in spoken if frame.text_token is not None]
+        found = words(tokens, silent_tokens(cfg), self.tokenizer, self.mimi.frame_size / rate)
+        pcm = [frame.pcm for frame in frames if frame.pcm is not None]
+        codes_out = [frame.codes_out for frame in frames if frame.codes_out is not None]
+        return Result(
+            pcm=np.concatenate(pcm) if pcm else np.zeros(0, np.float32),
+            sample_rate=rate,
+            text=" ".join(word.text for word in found),
+            words=found,
+            text_tokens=np.array(tokens, np.int64),
+            codes_in=np.stack([frame.codes_in for frame in frames], 1),
+            codes_out=np.stack(codes_out, 1) if codes_out else np.zeros((cfg.dep_q, 0), np.int64),
+            facts=self.facts(config) | {"input": input_hash},
+            seconds=seconds,
+        )
+
+    def facts(self, config: GenerationConfig) -> dict[str, Any]:
+        """What a result depends on besides its input: hashes, seed, settings, backend, version."""
+        return {
+            **self.checkpoint.hashes(),
+            "seed": config.seed,
+            "preset": preset_name(config),
+            "text_sampling": vars(config.text),
+            "audio_sampling": vars(config.audio),
+            "backend": self.backend.name,
+            "quantize": self.quantize,
+            "version": code_version(),
+        }
+
+
+def load(
+    path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, quantize: Quantize | None = None, threads: int | None = None
+) -> Model:
+    """Load a model: "nano", which is part of this package, or a folder in Kyutai's format.
+
+    backend "onnx" (default, float32) or "numpy64" (the slow float64 reference); quantize "q8" or "q4" rounds the
+    language model's linear weights in groups of 32. Raises ClearlineError with what is wrong with the folder.
+    """
+    if quantize is not None and quantize not in _BITS:
+        raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")
+    if threads is not None and not 1 <= threads <= 1024:
+        raise ConfigError(f"threads is {threads}; it must lie in 1..1024")
+    folder = nano_folder() if str(path_or_name) == "nano" else Path(path_or_name)
+    return Model(open_checkpoint(folder), get_backend(backend, threads), quantize)
+
+
+def nano_folder() -> Path:
+    """Where the embedded model lies."""
+    folder = Path(str(resources.files("clearline") / "nano"))
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"this installation lacks the embedded model: {folder} is not there")
+    return folder
+
+
+def preset_name(config: GenerationConfig) -> str:
+    """The preset whose settings these are, apart from the seed, or "custom"."""
+    from clearline.config import PRESETS
+
+    for name, candidate in PRESETS.items():
+        if replace(candidate, seed=config.seed) == config:
+            return name
+    return "custom"
+
+
+def _base_generation(chosen: str | GenerationConfig | None, default: GenerationConfig) -> GenerationConfig:
+    if chosen is None:
+        return default
+    return preset(chosen) if isinstance(chosen, str) else chosen
+
+
+def _quantised(weights: Mapping[str, Weight], bits: int) -> dict[str, Weight]:
+    """Every linear of the transformers, and the output heads; embeddings and norms stay as they are."""
+    linear = ("in_projs", "out_projs", "linear_in", "linear_out", "linear1", "linear2", "linears", "text_linear", "depformer_in")
+    out: dict[str, Weight] = {}
+    for name, weight in weights.items():
+        chosen = name.endswith(".weight") and any(part in linear for part in name.split("."))
+        out[name] = quantise(weight, bits) if chosen and weight.shape[1] % 32 == 0 else weight
+    return out
+
+
+def _boundaries(frame: Frame, dep_q: int) -> dict[str, np.ndarray | int | None]:
+    lm = frame.lm
+    if lm is None:
+        return {}
+    codes_out = np.full(dep_q, -2) if frame.codes_out is None else frame.codes_out
+    return {
+        "codes_in": frame.codes_in,
+        "row": lm.row,
+        "text_token": lm.text_token,
+        "audio_tokens": lm.audio_tokens,
+        "codes_out": codes_out if dep_q else None,
+        "hidden": lm.hidden,
+        "text_logits": lm.text_logits,
+        "audio_logits": lm.audio_logits,
+    }

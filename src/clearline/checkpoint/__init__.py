@@ -1,0 +1,5 @@
+"""Model files: which there are, what they hold, and whether they fit their configuration."""
+
+from clearline.checkpoint.folder import Checkpoint, open_checkpoint
+
+__all__ = ["Checkpoint", "open_checkpoint"]

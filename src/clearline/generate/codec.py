@@ -1,0 +1,134 @@
+"""Mimi as a codec: whole recordings, or a stream of 80 ms frames, through the same compiled step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from clearline.config import MimiConfig
+from clearline.errors import AudioError, SessionError
+from clearline.model import MimiDecoder, MimiEncoder
+from clearline.ops import Backend, Leaf, Program, Weight, initial_state
+
+
+Window = Literal["frame", "sliding"]
+
+
+class Codec:
+    """A Mimi codec bound to a backend. Codes of fewer codebooks are a prefix of the codes of more.
+
+    `window` says what its transformers see once a recording is longer than their context (10 s in the released codec):
+    "frame", what Kyutai's streaming leaves in its ring, is the default for streams and whole recordings alike, so that
+    the two agree; "sliding" is what Kyutai's non-streaming call computes, which sees one row more in every other row.
+    """
+
+    def __init__(self, cfg: MimiConfig, backend: Backend, weights: Callable[[], Mapping[str, Weight]]) -> None:
+        self.cfg = cfg
+        self._backend = backend
+        self._load = weights
+        self._programs: dict[tuple[str, int, Window], Program] = {}
+
+    @cached_property
+    def _weights(self) -> Mapping[str, Weight]:
+        return self._load()
+
+    @property
+    def sample_rate(self) -> int:
+        return self.cfg.sample_rate
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per frame."""
+        return self.cfg.frame_size
+
+    def program(self, kind: Literal["encode", "decode"], num_codebooks: int, window: Window) -> Program:
+        """The compiled step, made at first use."""
+        key = (kind, self.checked_codebooks(num_codebooks), window)
+        if key not in self._programs:
+            cfg = self.cfg
+            if window == "sliding" and cfg.transformer is not None:
+                cfg = replace(cfg, transformer=replace(cfg.transformer, frame_rows=1))
+            part = MimiEncoder(cfg, num_codebooks) if kind == "encode" else MimiDecoder(cfg, num_codebooks)
+            self._programs[key] = self._backend.compile(part.step, self._weights, part.state(1), part.inputs(1))
+        return self._programs[key]
+
+    def stream(self, num_codebooks: int | None = None, window: Window = "frame") -> "CodecStream":
+        """Fresh encoder and decoder state; all codebooks unless told otherwise."""
+        count = self.cfg.n_q if num_codebooks is None else num_codebooks
+        return CodecStream(self, self.checked_codebooks(count), window)
+
+    def encode(self, pcm: np.ndarray, num_codebooks: int | None = None, window: Window = "frame") -> np.ndarray:
+        """A whole recording: pcm [n] at `sample_rate`, the last frame filled up with zeros -> codes int64 [K, frames]."""
+        samples = np.asarray(pcm)
+        if samples.ndim != 1 or samples.dtype.kind != "f":
+            raise AudioError(f"pcm must be a one-dimensional array of floats, got {samples.dtype} {list(samples.shape)}")
+        stream = self.stream(num_codebooks, window)
+        samples = np.pad(samples, (0, -len(samples) % self.frame_size))
+        frames = [stream.encode(frame) for frame in samples.reshape(-1, self.frame_size)]
+        return np.stack(frames, 1) if frames else np.zeros((stream.num_codebooks, 0), np.int64)
+
+    def decode(self, codes: np.ndarray, window: Window = "frame") -> np.ndarray:
+        """A whole recording: codes int [K, frames] -> pcm [frames * frame_size] in the backend's float type."""
+        codes = np.asarray(codes)
+        if codes.ndim != 2:
+            raise SessionError(f"codes must have the shape [codebooks, frames], got {list(codes.shape)}")
+        stream = self.stream(codes.shape[0], window)
+        frames = [stream.decode(frame) for frame in codes.T]
+        return np.concatenate(frames) if frames else np.zeros(0, np.float32)
+
+    def initial_encoder_state(self) -> dict[str, Leaf]:
+        return initial_state(MimiEncoder(self.cfg, self.cfg.n_q).state(1), self._backend.dtype)
+
+    def initial_decoder_state(self) -> dict[str, Leaf]:
+        return initial_state(MimiDecoder(self.cfg, self.cfg.n_q).state(1), self._backend.dtype)
+
+    def checked_codebooks(self, num_codebooks: int) -> int:
+        if not 1 <= num_codebooks <= self.cfg.n_q:
+            raise SessionError(f"{num_codebooks} codebooks were asked for; this codec has 1..{self.cfg.n_q}")
+        return num_codebooks
+
+
+class CodecStream:
+    """Encoder and decoder state of one conversation; the two never share anything."""
+
+    def __init__(self, codec: Codec, num_codebooks: int, window: Window) -> None:
+        self._codec = codec
+        self._window = window
+        self.num_codebooks = num_codebooks
+        self._encoder_state = codec.initial_encoder_state()
+        self._decoder_state = codec.initial_decoder_state()
+
+    def encode(self, pcm: np.ndarray) -> np.ndarray:
+        """One frame: pcm [frame_size], nominally in -1..1 -> codes int64 [num_codebooks]."""
+        return self._encode(pcm)["codes"][0, :, 0]
+
+    def encode_latent(self, pcm: np.ndarray) -> np.ndarray:
+        """One frame -> the latent [dimension] before quantisation."""
+        return self._encode(pcm)["latent"][0, 0]
+
+    def _encode(self, pcm: np.ndarray) -> dict[str, np.ndarray]:
+        pcm = np.asarray(pcm)
+        if pcm.shape != (self._codec.frame_size,):
+            raise SessionError(f"a frame is {self._codec.frame_size} samples, got an array of shape {list(pcm.shape)}")
+        if not np.isfinite(pcm).all():
+            raise AudioError("the frame contains NaN or infinite samples")
+        return self._codec.program("encode", self.num_codebooks, self._window).run(
+            self._encoder_state, {"pcm": pcm[None, :, None]}
+        )
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """One frame: codes int [k], k at most the codec's codebooks -> pcm [frame_size]."""
+        codes = np.asarray(codes)
+        bins = self._codec.cfg.bins
+        if codes.ndim != 1 or codes.dtype.kind not in "iu":
+            raise SessionError(f"codes of a frame must be a one-dimensional array of whole numbers, got {list(codes.shape)}")
+        if codes.size and not (codes.min() >= 0 and codes.max() < bins):
+            raise SessionError(f"codes must lie in 0..{bins - 1}, got {codes.min()}..{codes.max()}")
+        program = self._codec.program("decode", codes.shape[0], self._window)
+        return program.run(self._decoder_state, {"codes": codes[None, :, None]})["pcm"][0, :, 0]
+
+    def restart_encoder(self) -> None:
+        """Forget everything heard so far."""
+        self._encoder_state = self._codec.initial_encoder_state()

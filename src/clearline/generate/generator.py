@@ -1,0 +1,127 @@
+"""The language model as a stream: user codes of one frame in, text token and audio tokens of one step out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clearline.config import GenerationConfig
+from clearline.config.lm import UNGENERATED, ZERO_TOKEN
+from clearline.errors import SessionError
+from clearline.generate.delays import TokenGrid, effective_delays
+from clearline.generate.noise import Noise
+from clearline.generate.programs import LMPrograms
+from clearline.generate.sampler import sample
+
+
+@dataclass(frozen=True)
+class LMFrame:
+    """Everything one step produced.
+
+    text_token and audio_tokens int64 [dep_q] were sampled (or forced) at this step; `codes` int64 [1 + dep_q] is the
+    newest aligned row (None during the first max_delay steps). Logits are as the model gave them, before sampling:
+    text_logits [text_card_out]; audio_logits [dep_q, card], NaN where every token was forced and the depformer did not
+    run. hidden [dim] is the temporal transformer's output; extra_heads [n, dim] are probabilities.
+    """
+
+    step: int
+    row: np.ndarray
+    hidden: np.ndarray
+    text_logits: np.ndarray
+    text_token: int
+    audio_logits: np.ndarray | None
+    audio_tokens: np.ndarray | None
+    codes: np.ndarray | None
+    extra_heads: np.ndarray | None
+
+
+class Generator:
+    """Kyutai's `LMGen`: delays, sampling and teacher forcing around the two transformers. One instance per session."""
+
+    def __init__(self, programs: LMPrograms, config: GenerationConfig, session: int = 0) -> None:
+        self._programs = programs
+        self._cfg = programs.cfg
+        self._config = config
+        self._delays = effective_delays(self._cfg, config.acoustic_delay)
+        self._grid = TokenGrid(self._cfg, self._delays, config.user_offset)
+        self._noise = Noise(config.seed, session)
+        self._state = programs.temporal_state()
+        self._depth_state = programs.depth_state()
+        self._spoken: list[int] = []
+
+    @property
+    def max_delay(self) -> int:
+        return self._grid.max_delay
+
+    def step(
+        self, user_codes: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None
+    ) -> LMFrame:
+        """One 80 ms step.
+
+        user_codes: int [n_user] or more (a codec with more codebooks: the first n_user are used); -1 means no input.
+        force_text, force_audio [dep_q]: teacher forcing; -2 in place of a token means "sample this one".
+        Raises SessionError for a wrong shape or a token out of range.
+        """
+        cfg = self._cfg
+        self._grid.write_user(self._checked(user_codes, cfg.user_streams, cfg.card, "user codes"))
+        frame = self._grid.step
+        row = self._grid.row()
+        out = self._programs.temporal.run(self._state, {"row": row[None]})
+        hidden, text_logits = out["hidden"][0], out["text_logits"][0]
+        text = UNGENERATED if force_text is None else int(self._checked([force_text], 1, cfg.text_card, "forced text")[0])
+        if text == UNGENERATED:
+            text = sample(text_logits, self._config.text, self._noise, frame, 0, cfg.text_padding, self._spoken)
+        self._remember(text)
+        audio_logits, audio = self._depth(frame, out["hidden"], text, force_audio)
+        self._grid.write_own(text, np.zeros(0, np.int64) if audio is None else audio)
+        heads = [_softmax(out[f"extra_heads.{k}"][0]) for k in range(cfg.extra_heads)]
+        return LMFrame(
+            frame, row, hidden, text_logits, text, audio_logits, audio, self._grid.read(), np.stack(heads) if heads else None
+        )
+
+    def _depth(
+        self, frame: int, hidden: np.ndarray, text: int, force: Sequence[int] | np.ndarray | None
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        cfg = self._cfg
+        if cfg.dep_q == 0:
+            return None, None
+        tokens = np.full(cfg.dep_q, UNGENERATED)
+        if force is not None:
+            tokens = self._checked(force, cfg.dep_q, cfg.card, "forced audio")
+        elif self._config.pad_early_acoustic:
+            early = frame < np.asarray(self._delays[1 : cfg.dep_q + 1])
+            tokens = np.where(early, cfg.card, tokens)
+        logits = np.full((cfg.dep_q, cfg.card), np.nan, hidden.dtype)
+        if (tokens != UNGENERATED).all():
+            return logits, tokens
+        self._depth_state["position"] = np.zeros(1, np.int64)
+        previous = text
+        for k, program in enumerate(self._programs.depth):
+            token = np.array([previous])
+            logits[k] = program.run(self._depth_state, {"hidden": hidden, "token": token})["logits"][0]
+            if tokens[k] == UNGENERATED:
+                tokens[k] = sample(logits[k], self._config.audio, self._noise, frame, k + 1)
+            previous = int(tokens[k])
+        return logits, tokens
+
+    def _remember(self, text: int) -> None:
+        if text not in (self._cfg.text_padding, self._cfg.text_end_padding, self._cfg.text_card):
+            self._spoken.append(text)
+            del self._spoken[: -max(1, self._config.text.repetition_context)]
+
+    @staticmethod
+    def _checked(tokens: Sequence[int] | np.ndarray, count: int, card: int, what: str) -> np.ndarray:
+        values = np.asarray(tokens)
+        if values.ndim != 1 or values.shape[0] < count or values.dtype.kind not in "iu":
+            raise SessionError(f"{what}: expected {count} whole numbers, got {values.dtype} {list(values.shape)}")
+        values = values[:count].astype(np.int64)
+        lowest = ZERO_TOKEN if what == "user codes" else UNGENERATED
+        if values.size and not (lowest <= values.min() and values.max() <= card):
+            raise SessionError(f"{what}: tokens must lie in {lowest}..{card}, got {values.min()}..{values.max()}")
+        return values
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max())
+    probabilities: np.ndarray = weights / weights.sum()
+    return probabilities

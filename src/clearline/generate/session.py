@@ -1,0 +1,113 @@
+"""A conversation: one 80 ms frame of the user in, one frame of the model out."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from clearline.config import GenerationConfig, LMConfig
+from clearline.errors import SessionError
+from clearline.generate.codec import Codec
+from clearline.generate.generator import Generator, LMFrame
+from clearline.generate.programs import LMPrograms
+from clearline.generate.text import LiveText, Tokenizer
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one step of a session produced.
+
+    pcm float32 [frame_size] at the codec's rate, or None: while the first max_delay frames are collected, and always for
+    speech-to-text models. text is what the frame adds to the transcript, text_token its token (None when there is none
+    yet). codes_in int64 [n_user] are the user's; codes_out int64 [dep_q] belong to pcm. `lm` has the details of the
+    language model's step, or is None for a dropped first frame.
+    """
+
+    pcm: np.ndarray | None
+    text: str
+    text_token: int | None
+    codes_in: np.ndarray
+    codes_out: np.ndarray | None
+    lm: LMFrame | None
+
+
+class Session:
+    """One conversation; open it with `model.session(...)`. Sessions share weights and nothing else."""
+
+    def __init__(
+        self, codec: Codec, programs: LMPrograms, tokenizer: Tokenizer, config: GenerationConfig, session: int = 0
+    ) -> None:
+        cfg = programs.cfg
+        self._cfg: LMConfig = cfg
+        self._codec = codec
+        self._config = config
+        self._stream = codec.stream(max(1, cfg.user_streams))
+        self._generator = Generator(programs, config, session)
+        self._text = LiveText(silent_tokens(cfg), tokenizer)
+        self._frames = 0
+        self._open = True
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the session's state; stepping it afterwards is an error."""
+        self._open = False
+        del self._stream, self._generator
+
+    def step(self, pcm: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None) -> Frame:
+        """One frame of the user: pcm [frame_size] mono at the codec's rate, nominally in -1..1.
+
+        force_text and force_audio [dep_q] make the model say these tokens (teacher forcing, prompts); -2 samples.
+        """
+        if not self._open:
+            raise SessionError("this session is closed")
+        codes_in = self._stream.encode(pcm)
+        first = self._frames == 0
+        self._frames += 1
+        if first and self._config.first_frame == "drop":
+            self._stream.restart_encoder()
+            return Frame(None, "", None, codes_in, None, None)
+        if first and self._config.first_frame == "twice":
+            self._generator.step(codes_in, force_text, force_audio)
+        lm = self._generator.step(codes_in, force_text, force_audio)
+        token = None if lm.codes is None else int(lm.codes[0])
+        if self._config.early_text:
+            token = lm.text_token
+        text = "" if token is None else self._text.feed(token)
+        codes_out = None if lm.codes is None or self._cfg.dep_q == 0 else lm.codes[1:]
+        audio = None
+        if codes_out is not None and (codes_out < self._cfg.card).all():
+            audio = self._stream.decode(codes_out).astype(np.float32)
+        return Frame(audio, text, token, codes_in, codes_out, lm)
+
+class Batch:
+    """Several independent sessions stepped together; each gives exactly what it would give alone."""
+
+    def __init__(self, sessions: Sequence[Session], workers: int) -> None:
+        self.sessions = list(sessions)
+        self._pool = ThreadPoolExecutor(workers)
+
+    def __enter__(self) -> "Batch":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for session in self.sessions:
+            session.close()
+        self._pool.shutdown()
+
+    def step(self, pcm: np.ndarray) -> list[Frame]:
+        """One frame of every user: pcm [sessions, frame_size]."""
+        if len(pcm) != len(self.sessions):
+            raise SessionError(f"the batch has {len(self.sessions)} sessions, got {len(pcm)} frames")
+        return list(self._pool.map(Session.step, self.sessions, pcm))
+
+
+def silent_tokens(cfg: LMConfig) -> frozenset[int]:
+    """Text tokens that are never words: padding, end of padding, and the initial token."""
+    return frozenset((cfg.text_padding, cfg.text_end_padding, cfg.text_card))

@@ -1,0 +1,22 @@
+"""The semantic operations the model is written against, its weights, and its streaming state."""
+
+from clearline.ops.interface import Array, Backend, InputSpec, Ops, Program, StepFunction
+from clearline.ops.state import Leaf, Ring, State, StateSpec, initial_state
+from clearline.ops.weight import Weight, Weights, WeightSpec
+
+__all__ = [
+    "Array",
+    "Backend",
+    "InputSpec",
+    "Leaf",
+    "Ops",
+    "Program",
+    "Ring",
+    "State",
+    "StateSpec",
+    "StepFunction",
+    "Weight",
+    "WeightSpec",
+    "Weights",
+    "initial_state",
+]

@@ -1,0 +1,137 @@
+"""The operations a backend supplies, formula first. The model in `clearline.model` uses nothing else.
+
+Shapes are static; B is the batch, T rows in time, C channels, H heads, D the head dimension. Nothing is promoted
+silently: token ids are int64, everything else is the backend's one float type (float64 in numpy64, float32 in onnx).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from clearline.ops.state import Leaf, State, StateSpec
+from clearline.ops.weight import Weight, Weights
+
+
+class Array(Protocol):
+    """A value inside a step: a NumPy array, a graph edge, a tensor. Only what every backend has."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __add__(self, other: Any, /) -> Any: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+
+
+class Ops(Protocol):
+    """One backend's operations."""
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        """The same elements in row-major order under another shape."""
+
+    def transpose(self, x: Array, axes: Sequence[int]) -> Array:
+        """y[i_axes[0], i_axes[1], ...] = x[i_0, i_1, ...]."""
+
+    def concat(self, xs: Sequence[Array], axis: int) -> Array:
+        """The arrays one after the other along `axis`."""
+
+    def slice(self, x: Array, axis: int, start: int, stop: int) -> Array:
+        """x[start:stop] along `axis`; 0 <= start <= stop <= size."""
+
+    def split(self, x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
+        """Consecutive slices of the given sizes, which add up to the axis."""
+
+    def where_equal(self, ids: Array, value: int, a: Array, b: Array) -> Array:
+        """a where ids == value, else b; `ids` [B] or [B, T] is matched to the leading axes of a and b, which broadcast."""
+
+    def embed(self, ids: Array, table: Weight) -> Array:
+        """y[..., :] = table[ids], and an exact zero row where ids == -1. ids int64; table [N, D]."""
+
+    def linear(self, x: Array, weight: Weight, bias: Weight | None = None) -> Array:
+        """y = x W^T + b. x [..., in], W [out, in] dense or quantised, b [out]."""
+
+    def scale(self, x: Array, weight: Weight) -> Array:
+        """y = x * g over the last axis. g [C]."""
+
+    def rms_norm(self, x: Array, gain: Weight, eps: float) -> Array:
+        """y = x g / sqrt(mean(x^2) + eps) over the last axis, computed in at least f32. gain has C elements."""
+
+    def layer_norm(self, x: Array, gain: Weight, bias: Weight, eps: float) -> Array:
+        """y = (x - mean) g / sqrt(var + eps) + b over the last axis, computed in at least f32."""
+
+    def activation(self, x: Array, name: str, alpha: float = 1.0) -> Array:
+        """silu x s(x); gelu x Phi(x) with erf; elu x or alpha (e^x - 1); sigmoid; tanh; relu."""
+
+    def rope(self, x: Array, position: Array, period: float, layout: Literal["interleaved", "halves"]) -> Array:
+        """Rotate pair i of row t by the angle (position + t) * period^(-2i/D); angles in f32, absolute positions.
+
+        x [B, H, T, D]; position int64 [B]; pairs are (2i, 2i+1) when interleaved, (i, D/2+i) in halves.
+        """
+
+    def sin_embedding(self, position: Array, rows: int, dim: int, period: float) -> Array:
+        """[cos(p / period^(i/(dim/2-1))), sin(same)] for p = position + t. Returns [B, rows, dim]."""
+
+    def ring_attend(
+        self, q: Array, k: Array, v: Array, ring: Any, position: Array, context: int, frame_rows: int
+    ) -> tuple[Array, Any]:
+        """y = softmax(q K^T / sqrt(D) over the visible keys) V, with K, V = the old ring and the new rows.
+
+        q [B, H, T, D]; k, v [B, Hkv, T, D], query head h reads key head h // (H/Hkv). The key at absolute position p is
+        visible to the query at position t when p <= t and p > end(t) - context, where end(t) is the last position of
+        t's frame of `frame_rows` rows. With frame_rows 1 that is the plain sliding window; with more it is what a ring
+        of `context` slots can still hold once the whole frame is in it, which is how Kyutai streams Mimi.
+        Returns y and the rows for the backend to commit at slots position mod capacity.
+        """
+
+    def conv1d(self, x: Array, weight: Weight, stride: int, dilation: int = 1) -> Array:
+        """y[t] = sum_j W[:, :, j] x[t stride + j dilation]: valid correlation, no hidden padding.
+
+        x [B, T, C], W [out, C, k] -> [B, (T - dilation (k-1) - 1) // stride + 1, out].
+        """
+
+    def conv_transpose1d(self, x: Array, weight: Weight, stride: int) -> Array:
+        """y[t stride + j] += W[:, :, j]^T x[t]: full transposed convolution, nothing trimmed.
+
+        x [B, T, C] -> [B, (T-1) stride + k, out]. W is [C, out, k], or [C, 1, k] with C > 1 for a channel-wise one
+        (out = C).
+        """
+
+    def bias(self, x: Array, bias: Weight) -> Array:
+        """y = x + b over the last axis. b [C]."""
+
+    def nearest_code(self, x: Array, codebook: Weight) -> Array:
+        """argmin_n ||c_n||^2 / 2 - x . c_n, ties to the lowest n. x [..., D], codebook [N, D] -> int64 [...]."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a step: its shape, and whether it holds token ids (int64) or samples and activations (float)."""
+
+    shape: tuple[int, ...]
+    ids: bool = False
+
+
+StepFunction = Callable[[Ops, Weights, State, Mapping[str, Array]], dict[str, Array]]
+
+
+class Program(Protocol):
+    """A step ready to run on one backend; it holds weights, and no state of its own, so sessions can share it."""
+
+    def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One step: reads and updates `state` in place, returns the outputs (float32 or int64)."""
+
+
+class Backend(Protocol):
+    """What executes steps: compile once, run many times."""
+
+    name: str
+    dtype: np.dtype[Any]
+
+    def compile(
+        self,
+        step: StepFunction,
+        weights: Mapping[str, Weight],
+        state: Iterable[StateSpec],
+        inputs: Mapping[str, InputSpec],
+    ) -> Program: ...

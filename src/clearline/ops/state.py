@@ -1,0 +1,102 @@
+"""Streaming state: a flat {path: leaf}, made once from specifications and owned by one session.
+
+A step takes every leaf it uses exactly once and puts a new one in its place; what the new leaf is in memory (a fresh
+array, or rows written into the same ring) is the backend's affair.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from clearline.errors import SessionError
+
+_FIRST_RING_SLOTS = 64
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One leaf: `position` int64 [B], the only clock; `carry`, a small tail of zeros; `ring`, keys and values.
+
+    A ring's shape is [B, heads, capacity, head dimension].
+    """
+
+    path: str
+    kind: Literal["position", "carry", "ring"]
+    shape: tuple[int, ...]
+
+
+class Ring:
+    """Keys and values of one attention layer; absolute position p lives in slot p mod capacity.
+
+    Unwritten keys are NaN, so that a stale read screams. Memory grows by doubling up to the capacity: a short session
+    of a model with a long context stays small, and attention never reads slots that were never filled.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        batch, heads, capacity, dim = shape
+        self.capacity = capacity
+        slots = min(capacity, _FIRST_RING_SLOTS)
+        self.k = np.full((batch, heads, slots, dim), np.nan, dtype)
+        self.v = np.zeros((batch, heads, slots, dim), dtype)
+
+    @property
+    def slots(self) -> int:
+        return self.k.shape[2]
+
+    def reserve(self, end: int) -> None:
+        """Make room for positions below `end`, as far as the capacity goes."""
+        while self.slots < min(end, self.capacity):
+            extra = min(self.slots, self.capacity - self.slots)
+            pad = ((0, 0), (0, 0), (0, extra), (0, 0))
+            self.k = np.pad(self.k, pad, constant_values=np.nan)
+            self.v = np.pad(self.v, pad)
+
+    def commit(self, k: np.ndarray, v: np.ndarray, position: np.ndarray) -> None:
+        """Write rows [B, heads, T, D] at positions position[b] .. position[b]+T-1."""
+        rows = k.shape[2]
+        self.reserve(int(position.max()) + rows)
+        first = max(0, rows - self.capacity)
+        for b, start in enumerate(position.tolist()):
+            slots = (start + np.arange(first, rows)) % self.slots
+            self.k[b, :, slots] = k[b, :, first:].transpose(1, 0, 2)
+            self.v[b, :, slots] = v[b, :, first:].transpose(1, 0, 2)
+
+
+Leaf = np.ndarray | Ring
+
+
+def initial_state(specs: Iterable[StateSpec], dtype: Any) -> dict[str, Leaf]:
+    """Fresh leaves: position 0, carries 0, rings empty."""
+    leaves: dict[str, Leaf] = {}
+    for spec in specs:
+        if spec.path in leaves:
+            raise SessionError(f"two state leaves are called {spec.path}")
+        if spec.kind == "ring":
+            leaves[spec.path] = Ring(spec.shape, dtype)
+        else:
+            leaves[spec.path] = np.zeros(spec.shape, np.int64 if spec.kind == "position" else dtype)
+    return leaves
+
+
+class State:
+    """The leaves during one step, as the model definition sees them below a dotted path."""
+
+    def __init__(self, old: dict[str, Any], new: dict[str, Any] | None = None, path: str = "") -> None:
+        self.old = old
+        self.new: dict[str, Any] = {} if new is None else new
+        self._path = path
+
+    def at(self, path: str) -> "State":
+        return State(self.old, self.new, f"{self._path}{path}.")
+
+    def take(self, name: str) -> Any:
+        """Consume a leaf: a second take of the same leaf in one step is an error in the model definition."""
+        path = self._path + name
+        if path not in self.old:
+            raise SessionError(f"state leaf {path} does not exist or was already consumed in this step")
+        return self.old.pop(path)
+
+    def put(self, name: str, leaf: Any) -> None:
+        self.new[self._path + name] = leaf
