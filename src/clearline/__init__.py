@@ -10,13 +10,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clearline.app import Model, Result, load
+    from clearline.app import Model, Result, load, load_codec
     from clearline.config import PRESETS, GenerationConfig, Sampling, preset
     from clearline.errors import ClearlineError
     from clearline.generate import Batch, Codec, CodecStream, Frame, Generator, LMFrame, Session
 
 _HOME = {
-    "clearline.app": ("Model", "Result", "load"),
+    "clearline.app": ("Model", "Result", "load", "load_codec"),
     "clearline.config": ("PRESETS", "GenerationConfig", "Sampling", "preset"),
     "clearline.errors": ("ClearlineError",),
     "clearline.generate": ("Batch", "Codec", "CodecStream", "Frame", "Generator", "LMFrame", "Session"),
@@ -38,6 +38,7 @@ __all__ = [
     "Sampling",
     "Session",
     "load",
+    "load_codec",
     "preset",
 ]
 

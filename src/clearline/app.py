@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy as np
 
 from clearline.audio import read_audio, to_mono
 from clearline.backends import DEFAULT_BACKEND, get_backend
-from clearline.checkpoint import Checkpoint, open_checkpoint
-from clearline.config import GenerationConfig, LMConfig, Sampling, preset
+from clearline.checkpoint import Checkpoint, open_checkpoint, read_mimi
+from clearline.config import PRESETS, GenerationConfig, LMConfig, Sampling, preset
+from clearline.config.kyutai import official_mimi
 from clearline.errors import CheckpointError, ConfigError
 from clearline.generate import Batch, Codec, Frame, Generator, LMPrograms, Session
 from clearline.generate.session import silent_tokens
@@ -62,7 +62,7 @@ class Result:
     @property
     def audio_seconds(self) -> float:
         """Length of what was heard, silence included."""
-        return self.codes_in.shape[1] * 0.08
+        return float(self.codes_in.shape[1]) * 0.08
 
     @property
     def speed(self) -> float:
@@ -78,19 +78,15 @@ class Model:
         self.backend = backend
         self.quantize = quantize
         self.tokenizer: Tokenizer = checkpoint.tokenizer()
-        self.mimi = Codec(checkpoint.mimi_config, backend, checkpoint.mimi_weights)
+        self.mimi = Codec(checkpoint.mimi_config, backend, checkpoint.mimi_weights())
+        weights = checkpoint.lm_weights()
+        if quantize is not None:
+            weights = _quantised(weights, _BITS[quantize])
+        self.programs = LMPrograms(checkpoint.config.lm, backend, weights)
 
     @property
     def config(self) -> LMConfig:
         return self.checkpoint.config.lm
-
-    @cached_property
-    def programs(self) -> LMPrograms:
-        """The compiled language model; compiled at first use."""
-        weights = self.checkpoint.lm_weights()
-        if self.quantize is not None:
-            weights = _quantised(weights, _BITS[self.quantize])
-        return LMPrograms(self.config, self.backend, weights)
 
     def generation(
         self,
@@ -153,7 +149,9 @@ class Model:
                     on_frame(frame, number, total)
         return self._result(frames, config, input_hash, time.perf_counter() - started)
 
-    def run_file(self, path: str | Path, preset: str | GenerationConfig | None = None, max_seconds: float | None = None, **keywords: Any) -> Result:
+    def run_file(
+        self, path: str | Path, preset: str | GenerationConfig | None = None, max_seconds: float | None = None, **keywords: Any
+    ) -> Result:
         """`run` on an audio file of any common format; the input hash is that of the file."""
         recording = read_audio(Path(path), max_seconds)
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -216,7 +214,11 @@ class Model:
 
 
 def load(
-    path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, quantize: Quantize | None = None, threads: int | None = None
+    path_or_name: str | Path = "nano",
+    *,
+    backend: str = DEFAULT_BACKEND,
+    quantize: Quantize | None = None,
+    threads: int | None = None,
 ) -> Model:
     """Load a model: "nano", which is part of this package, or a folder in Kyutai's format.
 
@@ -225,10 +227,28 @@ def load(
     """
     if quantize is not None and quantize not in _BITS:
         raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")
+    return Model(open_checkpoint(_folder(path_or_name)), _backend(backend, threads), quantize)
+
+
+def load_codec(path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, threads: int | None = None) -> Codec:
+    """Load only the Mimi codec: of a model folder, of "nano", or a .safetensors file of the released codec's shape."""
+    chosen = _folder(path_or_name)
+    if chosen.is_file():
+        config, weights = official_mimi(), read_mimi(chosen)
+    else:
+        checkpoint = open_checkpoint(chosen)
+        config, weights = checkpoint.mimi_config, checkpoint.mimi_weights()
+    return Codec(config, _backend(backend, threads), weights)
+
+
+def _folder(path_or_name: str | Path) -> Path:
+    return nano_folder() if str(path_or_name) == "nano" else Path(path_or_name)
+
+
+def _backend(name: str, threads: int | None) -> Backend:
     if threads is not None and not 1 <= threads <= 1024:
         raise ConfigError(f"threads is {threads}; it must lie in 1..1024")
-    folder = nano_folder() if str(path_or_name) == "nano" else Path(path_or_name)
-    return Model(open_checkpoint(folder), get_backend(backend, threads), quantize)
+    return get_backend(name, threads)
 
 
 def nano_folder() -> Path:
@@ -241,8 +261,6 @@ def nano_folder() -> Path:
 
 def preset_name(config: GenerationConfig) -> str:
     """The preset whose settings these are, apart from the seed, or "custom"."""
-    from clearline.config import PRESETS
-
     for name, candidate in PRESETS.items():
         if replace(candidate, seed=config.seed) == config:
             return name

@@ -1,6 +1,5 @@
 """Reading any common audio file, and writing files that are either whole or not there."""
 
-import contextlib
 import io
 import os
 import re
@@ -72,7 +71,7 @@ def wav_bytes(pcm: np.ndarray, rate: int) -> bytes:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, then rename: a full disk or a kill leaves no half-written file. Raises ClearlineError."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent or Path("."), prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent or Path(), prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
         raise ClearlineError(f"cannot write {path}: {error.strerror}") from error
     try:
@@ -83,13 +82,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         # mkstemp makes files private; the result gets the permissions any new file would.
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~mask)
+        Path(name).replace(path)
     except OSError as error:
         raise ClearlineError(f"cannot write {path}: {error.strerror}; nothing was written there") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        Path(name).unlink(missing_ok=True)
 
 
 def _check_size(path: Path, log: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from clearline.ops import InputSpec, Leaf, Program, Ring, State, StateSpec, StepFunction, Weight, Weights
+from clearline.ops import InputSpec, Leaf, Program, Ring, State, StateSpec, StepFunction, Weight, Weights, as_ops
 
 F64 = np.float64
 _erf = np.vectorize(math.erf, otypes=[F64])
@@ -88,9 +88,7 @@ class NumpyOps:
                 return np.maximum(x, 0.0)
         raise AssertionError(name)
 
-    def rope(
-        self, x: np.ndarray, position: np.ndarray, period: float, layout: Literal["interleaved", "halves"]
-    ) -> np.ndarray:
+    def rope(self, x: np.ndarray, position: np.ndarray, period: float, layout: Literal["interleaved", "halves"]) -> np.ndarray:
         rows, dim = x.shape[2:]
         # f32 angles are part of the model: at position 100 000 they differ visibly from exact ones.
         frequency = np.exp(np.arange(dim // 2, dtype=np.float32) * np.float32(-math.log(period) * 2 / dim))
@@ -163,7 +161,7 @@ class _NumpyProgram:
     def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         view = State(dict(state))
         values = {name: np.asarray(inputs[name], np.int64 if spec.ids else F64) for name, spec in self._inputs.items()}
-        outputs: dict[str, Any] = self._step(self._ops, self._weights, view, values)
+        outputs: dict[str, Any] = self._step(as_ops(self._ops), self._weights, view, values)
         for path, leaf in view.new.items():
             if isinstance(leaf, _Rows):
                 leaf.ring.commit(leaf.k, leaf.v, leaf.position)

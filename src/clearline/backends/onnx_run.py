@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from clearline.backends.onnx_trace import Layout, arrange, trace
+from clearline.backends.onnx_layout import Layout, arrange
+from clearline.backends.onnx_trace import trace
 from clearline.ops import InputSpec, Leaf, Program, Ring, StateSpec, StepFunction, Weight
 
 
@@ -32,9 +33,7 @@ class _OnnxProgram:
 
     def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         graph = self._graph
-        feeds: dict[str, np.ndarray] = {
-            name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._inputs.items()
-        }
+        feeds: dict[str, np.ndarray] = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
         for path in graph.carries:
             leaf = state[path]
             assert not isinstance(leaf, Ring)

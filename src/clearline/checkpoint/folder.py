@@ -86,6 +86,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, mimi)
 
 
+def read_mimi(path: Path) -> dict[str, Weight]:
+    """The weights of a lone codec file of the released shape."""
+    return safetensors.mimi_weights(path, mimi_weights(official_mimi()))
+
+
 def _check_codebooks(config: CheckpointConfig, mimi: MimiConfig) -> None:
     needed = max(config.lm.dep_q, config.lm.user_streams)
     if needed > mimi.n_q:

@@ -33,6 +33,9 @@ def codebook_alias(name: str) -> str:
     return f"{head}.{CODEBOOK_ALIASES[last]}" if head.endswith("_codebook") and last in CODEBOOK_ALIASES else name
 
 
+_OURS = r"\1.transformer.layers.\2"
+_LAYER = r"(\w+coder_transformer)\.layers\.(\d+)"
+
 # Hugging Face `kyutai/mimi`, read from transformers' MimiModel: (pattern, replacement); q, k and v are joined after.
 _HF_MIMI: list[tuple[str, str]] = [
     (r"^(encoder|decoder)\.layers\.(\d+)\.block\.(\d+)\.conv\.(weight|bias)$", r"\1.model.\2.block.\3.conv.conv.\4"),
@@ -40,13 +43,13 @@ _HF_MIMI: list[tuple[str, str]] = [
     (r"^(encoder|decoder)\.layers\.(\d+)\.conv\.(weight|bias)$", r"\1.model.\2.conv.conv.\3"),
     (r"^downsample\.conv\.weight$", r"downsample.conv.conv.conv.weight"),
     (r"^upsample\.conv\.weight$", r"upsample.convtr.convtr.convtr.weight"),
-    (r"^(\w+coder_transformer)\.layers\.(\d+)\.self_attn\.o_proj\.weight$", r"\1.transformer.layers.\2.self_attn.out_projs.0.weight"),
-    (r"^(\w+coder_transformer)\.layers\.(\d+)\.self_attn\.([qkv])_proj\.weight$", r"\1.transformer.layers.\2.self_attn.in_projs.0.weight#\3"),
-    (r"^(\w+coder_transformer)\.layers\.(\d+)\.input_layernorm\.(weight|bias)$", r"\1.transformer.layers.\2.norm1.\3"),
-    (r"^(\w+coder_transformer)\.layers\.(\d+)\.post_attention_layernorm\.(weight|bias)$", r"\1.transformer.layers.\2.norm2.\3"),
-    (r"^(\w+coder_transformer)\.layers\.(\d+)\.mlp\.fc([12])\.weight$", r"\1.transformer.layers.\2.linear\3.weight"),
-    (r"^(\w+coder_transformer)\.layers\.(\d+)\.self_attn_layer_scale\.scale$", r"\1.transformer.layers.\2.layer_scale_1.scale"),
-    (r"^(\w+coder_transformer)\.layers\.(\d+)\.mlp_layer_scale\.scale$", r"\1.transformer.layers.\2.layer_scale_2.scale"),
+    (rf"^{_LAYER}\.self_attn\.o_proj\.weight$", _OURS + r".self_attn.out_projs.0.weight"),
+    (rf"^{_LAYER}\.self_attn\.([qkv])_proj\.weight$", _OURS + r".self_attn.in_projs.0.weight#\3"),
+    (rf"^{_LAYER}\.input_layernorm\.(weight|bias)$", _OURS + r".norm1.\3"),
+    (rf"^{_LAYER}\.post_attention_layernorm\.(weight|bias)$", _OURS + r".norm2.\3"),
+    (rf"^{_LAYER}\.mlp\.fc([12])\.weight$", _OURS + r".linear\3.weight"),
+    (rf"^{_LAYER}\.self_attn_layer_scale\.scale$", _OURS + r".layer_scale_1.scale"),
+    (rf"^{_LAYER}\.mlp_layer_scale\.scale$", _OURS + r".layer_scale_2.scale"),
     (r"^quantizer\.semantic_residual_vector_quantizer\.", r"quantizer.rvq_first."),
     (r"^quantizer\.acoustic_residual_vector_quantizer\.", r"quantizer.rvq_rest."),
     (r"^(quantizer\.rvq_\w+)\.layers\.(\d+)\.codebook\.embed_sum$", r"\1.vq.layers.\2._codebook.embedding_sum"),

@@ -57,9 +57,7 @@ def parse_checkpoint(raw: Mapping[str, Any]) -> CheckpointConfig:
     keys.ignore("model_id", "tts_config")
     lm = _lm(keys)
     named = {name: value for name, value in files.items() if value is not None}
-    return CheckpointConfig(
-        lm, model_type, generation=generation, stt_prefix_seconds=prefix, stt_delay_seconds=delay, **named
-    )
+    return CheckpointConfig(lm, model_type, generation=generation, stt_prefix_seconds=prefix, stt_delay_seconds=delay, **named)
 
 
 def parse_mimi(raw: Mapping[str, Any]) -> MimiConfig:
@@ -165,9 +163,7 @@ def _lm(keys: "_Keys") -> LMConfig:
     return config
 
 
-def _depformer(
-    keys: "_Keys", inherited: Mapping[str, Any], dep_q: int, hidden_scale: float, norm: Norm
-) -> DepformerConfig:
+def _depformer(keys: "_Keys", inherited: Mapping[str, Any], dep_q: int, hidden_scale: float, norm: Norm) -> DepformerConfig:
     per_step = keys.take("weights_per_step", False)
     schedule = keys.take("weights_per_step_schedule", None)
     dim = keys.whole("dim", 256)

@@ -1,8 +1,7 @@
 """Mimi as a codec: whole recordings, or a stream of 80 ms frames, through the same compiled step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,6 @@ from clearline.config import MimiConfig
 from clearline.errors import AudioError, SessionError
 from clearline.model import MimiDecoder, MimiEncoder
 from clearline.ops import Backend, Leaf, Program, Weight, initial_state
-
 
 Window = Literal["frame", "sliding"]
 
@@ -24,15 +22,11 @@ class Codec:
     the two agree; "sliding" is what Kyutai's non-streaming call computes, which sees one row more in every other row.
     """
 
-    def __init__(self, cfg: MimiConfig, backend: Backend, weights: Callable[[], Mapping[str, Weight]]) -> None:
+    def __init__(self, cfg: MimiConfig, backend: Backend, weights: Mapping[str, Weight]) -> None:
         self.cfg = cfg
         self._backend = backend
-        self._load = weights
+        self._weights = weights
         self._programs: dict[tuple[str, int, Window], Program] = {}
-
-    @cached_property
-    def _weights(self) -> Mapping[str, Weight]:
-        return self._load()
 
     @property
     def sample_rate(self) -> int:
@@ -114,9 +108,7 @@ class CodecStream:
             raise SessionError(f"a frame is {self._codec.frame_size} samples, got an array of shape {list(pcm.shape)}")
         if not np.isfinite(pcm).all():
             raise AudioError("the frame contains NaN or infinite samples")
-        return self._codec.program("encode", self.num_codebooks, self._window).run(
-            self._encoder_state, {"pcm": pcm[None, :, None]}
-        )
+        return self._codec.program("encode", self.num_codebooks, self._window).run(self._encoder_state, {"pcm": pcm[None, :, None]})
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """One frame: codes int [k], k at most the codec's codebooks -> pcm [frame_size]."""

@@ -86,6 +86,7 @@ class Session:
             audio = self._stream.decode(codes_out).astype(np.float32)
         return Frame(audio, text, token, codes_in, codes_out, lm)
 
+
 class Batch:
     """Several independent sessions stepped together; each gives exactly what it would give alone."""
 

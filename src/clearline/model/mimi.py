@@ -91,7 +91,7 @@ class MimiEncoder:
             x = self.transformer(ops, w.at("encoder_transformer"), s.at("encoder_transformer"), x, at)
         if self.downsample is not None:
             x = self.downsample(ops, w.at("downsample.conv"), s.at("downsample.conv"), x, position)
-        codes = SplitRVQ(self.cfg, self.num_codebooks).encode(ops, w.at("quantizer"), s.at("quantizer"), x)
+        codes = SplitRVQ(self.cfg, self.num_codebooks).encode(ops, w.at("quantizer"), x)
         s.put("position", position + self.frames)
         return {"codes": codes, "latent": x}
 
@@ -144,7 +144,7 @@ class MimiDecoder:
 
     def step(self, ops: Ops, w: Weights, s: State, inputs: Mapping[str, Array]) -> dict[str, Array]:
         position = s.take("position")
-        x = SplitRVQ(self.cfg, self.num_codebooks).decode(ops, w.at("quantizer"), s.at("quantizer"), inputs["codes"])
+        x = SplitRVQ(self.cfg, self.num_codebooks).decode(ops, w.at("quantizer"), inputs["codes"])
         if self.upsample is not None:
             x = self.upsample(ops, w.at("upsample.convtr"), s.at("upsample.convtr"), x)
         if self.transformer is not None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clearline.config import MimiConfig
-from clearline.ops import Array, Ops, State, StateSpec, Weights, WeightSpec
+from clearline.ops import Array, Ops, StateSpec, Weights, WeightSpec
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SplitRVQ:
     def state(self, batch: int) -> Iterator[StateSpec]:
         return iter(())
 
-    def encode(self, ops: Ops, w: Weights, s: State, latent: Array) -> Array:
+    def encode(self, ops: Ops, w: Weights, latent: Array) -> Array:
         """latent [B, T, dimension] -> codes int64 [B, num_codebooks, T]."""
         codes: list[Array] = []
         batch, rows, _ = latent.shape
@@ -50,7 +50,7 @@ class SplitRVQ:
                     residual = residual - ops.embed(code, codebook)
         return ops.concat(codes, 1)
 
-    def decode(self, ops: Ops, w: Weights, s: State, codes: Array) -> Array:
+    def decode(self, ops: Ops, w: Weights, codes: Array) -> Array:
         """codes int64 [B, num_codebooks, T] -> latent [B, T, dimension]."""
         batch, _, rows = codes.shape
         latent: Array | None = None

@@ -21,9 +21,7 @@ class ResidualBlock:
     def parts(self) -> dict[str, Conv1d]:
         cfg, hidden = self.cfg, self.channels // self.cfg.compress
         parts = {
-            "block.1": Conv1d(
-                self.channels, hidden, cfg.residual_kernel_size, dilation=self.dilation, pad_mode=cfg.pad_mode
-            ),
+            "block.1": Conv1d(self.channels, hidden, cfg.residual_kernel_size, dilation=self.dilation, pad_mode=cfg.pad_mode),
             "block.3": Conv1d(hidden, self.channels, 1),
         }
         if not cfg.true_skip:

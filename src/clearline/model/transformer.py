@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from clearline.config.transformer import NORM_EPS, TransformerConfig
 from clearline.model.layer import state_at, weights_at
@@ -54,7 +55,7 @@ class AttentionLayer:
         q, k, v = ops.split(projected, (cfg.dim, kv_dim, kv_dim), -1)
         q, k, v = self._heads(ops, q), self._heads(ops, k), self._heads(ops, v)
         if cfg.position in ("rope", "sin_rope", "rope_concat"):
-            layout = "halves" if cfg.position == "rope_concat" else "interleaved"
+            layout: Literal["interleaved", "halves"] = "halves" if cfg.position == "rope_concat" else "interleaved"
             q = ops.rope(q, position, cfg.max_period, layout)
             k = ops.rope(k, position, cfg.max_period, layout)
         y, ring = ops.ring_attend(q, k, v, s.take("ring"), position, cfg.context, cfg.frame_rows)

@@ -1,6 +1,6 @@
 """The semantic operations the model is written against, its weights, and its streaming state."""
 
-from clearline.ops.interface import Array, Backend, InputSpec, Ops, Program, StepFunction
+from clearline.ops.interface import Array, Backend, InputSpec, Ops, Program, StepFunction, as_ops
 from clearline.ops.state import Leaf, Ring, State, StateSpec, initial_state
 from clearline.ops.weight import Weight, Weights, WeightSpec
 
@@ -18,5 +18,6 @@ __all__ = [
     "Weight",
     "WeightSpec",
     "Weights",
+    "as_ops",
     "initial_state",
 ]

@@ -6,12 +6,14 @@ silently: token ids are int64, everything else is the backend's one float type (
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 
 from clearline.ops.state import Leaf, State, StateSpec
 from clearline.ops.weight import Weight, Weights
+
+A = TypeVar("A")
 
 
 class Array(Protocol):
@@ -24,57 +26,55 @@ class Array(Protocol):
     def __mul__(self, other: Any, /) -> Any: ...
 
 
-class Ops(Protocol):
+class OpsOf(Protocol[A]):
     """One backend's operations."""
 
-    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+    def reshape(self, x: A, shape: Sequence[int]) -> A:
         """The same elements in row-major order under another shape."""
 
-    def transpose(self, x: Array, axes: Sequence[int]) -> Array:
+    def transpose(self, x: A, axes: Sequence[int]) -> A:
         """y[i_axes[0], i_axes[1], ...] = x[i_0, i_1, ...]."""
 
-    def concat(self, xs: Sequence[Array], axis: int) -> Array:
+    def concat(self, xs: Sequence[A], axis: int) -> A:
         """The arrays one after the other along `axis`."""
 
-    def slice(self, x: Array, axis: int, start: int, stop: int) -> Array:
+    def slice(self, x: A, axis: int, start: int, stop: int) -> A:
         """x[start:stop] along `axis`; 0 <= start <= stop <= size."""
 
-    def split(self, x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
+    def split(self, x: A, sizes: Sequence[int], axis: int) -> list[A]:
         """Consecutive slices of the given sizes, which add up to the axis."""
 
-    def where_equal(self, ids: Array, value: int, a: Array, b: Array) -> Array:
+    def where_equal(self, ids: A, value: int, a: A, b: A) -> A:
         """a where ids == value, else b; `ids` [B] or [B, T] is matched to the leading axes of a and b, which broadcast."""
 
-    def embed(self, ids: Array, table: Weight) -> Array:
+    def embed(self, ids: A, table: Weight) -> A:
         """y[..., :] = table[ids], and an exact zero row where ids == -1. ids int64; table [N, D]."""
 
-    def linear(self, x: Array, weight: Weight, bias: Weight | None = None) -> Array:
+    def linear(self, x: A, weight: Weight, bias: Weight | None = None) -> A:
         """y = x W^T + b. x [..., in], W [out, in] dense or quantised, b [out]."""
 
-    def scale(self, x: Array, weight: Weight) -> Array:
+    def scale(self, x: A, weight: Weight) -> A:
         """y = x * g over the last axis. g [C]."""
 
-    def rms_norm(self, x: Array, gain: Weight, eps: float) -> Array:
+    def rms_norm(self, x: A, gain: Weight, eps: float) -> A:
         """y = x g / sqrt(mean(x^2) + eps) over the last axis, computed in at least f32. gain has C elements."""
 
-    def layer_norm(self, x: Array, gain: Weight, bias: Weight, eps: float) -> Array:
+    def layer_norm(self, x: A, gain: Weight, bias: Weight, eps: float) -> A:
         """y = (x - mean) g / sqrt(var + eps) + b over the last axis, computed in at least f32."""
 
-    def activation(self, x: Array, name: str, alpha: float = 1.0) -> Array:
+    def activation(self, x: A, name: str, alpha: float = 1.0) -> A:
         """silu x s(x); gelu x Phi(x) with erf; elu x or alpha (e^x - 1); sigmoid; tanh; relu."""
 
-    def rope(self, x: Array, position: Array, period: float, layout: Literal["interleaved", "halves"]) -> Array:
+    def rope(self, x: A, position: A, period: float, layout: Literal["interleaved", "halves"]) -> A:
         """Rotate pair i of row t by the angle (position + t) * period^(-2i/D); angles in f32, absolute positions.
 
         x [B, H, T, D]; position int64 [B]; pairs are (2i, 2i+1) when interleaved, (i, D/2+i) in halves.
         """
 
-    def sin_embedding(self, position: Array, rows: int, dim: int, period: float) -> Array:
+    def sin_embedding(self, position: A, rows: int, dim: int, period: float) -> A:
         """[cos(p / period^(i/(dim/2-1))), sin(same)] for p = position + t. Returns [B, rows, dim]."""
 
-    def ring_attend(
-        self, q: Array, k: Array, v: Array, ring: Any, position: Array, context: int, frame_rows: int
-    ) -> tuple[Array, Any]:
+    def ring_attend(self, q: A, k: A, v: A, ring: Any, position: A, context: int, frame_rows: int) -> tuple[A, Any]:
         """y = softmax(q K^T / sqrt(D) over the visible keys) V, with K, V = the old ring and the new rows.
 
         q [B, H, T, D]; k, v [B, Hkv, T, D], query head h reads key head h // (H/Hkv). The key at absolute position p is
@@ -84,24 +84,32 @@ class Ops(Protocol):
         Returns y and the rows for the backend to commit at slots position mod capacity.
         """
 
-    def conv1d(self, x: Array, weight: Weight, stride: int, dilation: int = 1) -> Array:
+    def conv1d(self, x: A, weight: Weight, stride: int, dilation: int = 1) -> A:
         """y[t] = sum_j W[:, :, j] x[t stride + j dilation]: valid correlation, no hidden padding.
 
         x [B, T, C], W [out, C, k] -> [B, (T - dilation (k-1) - 1) // stride + 1, out].
         """
 
-    def conv_transpose1d(self, x: Array, weight: Weight, stride: int) -> Array:
+    def conv_transpose1d(self, x: A, weight: Weight, stride: int) -> A:
         """y[t stride + j] += W[:, :, j]^T x[t]: full transposed convolution, nothing trimmed.
 
         x [B, T, C] -> [B, (T-1) stride + k, out]. W is [C, out, k], or [C, 1, k] with C > 1 for a channel-wise one
         (out = C).
         """
 
-    def bias(self, x: Array, bias: Weight) -> Array:
+    def bias(self, x: A, bias: Weight) -> A:
         """y = x + b over the last axis. b [C]."""
 
-    def nearest_code(self, x: Array, codebook: Weight) -> Array:
+    def nearest_code(self, x: A, codebook: Weight) -> A:
         """argmin_n ||c_n||^2 / 2 - x . c_n, ties to the lowest n. x [..., D], codebook [N, D] -> int64 [...]."""
+
+
+Ops = OpsOf[Array]
+
+
+def as_ops(ops: OpsOf[A]) -> Ops:
+    """A backend's operations as the model sees them: on arrays it knows nothing more about."""
+    return cast(Ops, ops)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""How ONNX Runtime's nodes want their weights laid out."""
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from clearline.ops import Weight
+
+Layout = Literal["as stored", "transposed", "vector", "half norm", "codes", "scales", "taps", "spread", "channelwise"]
+
+
+def arrange(weight: Weight, layout: Layout) -> np.ndarray:
+    """The array an initializer of this layout holds, contiguous."""
+    if layout == "codes":
+        return _pack(weight)
+    if layout == "scales":
+        assert weight.scale is not None
+        return np.ascontiguousarray(weight.scale, np.float32).reshape(-1)
+    values = weight.dense(np.float32)
+    if layout == "transposed":
+        values = values.T
+    elif layout == "vector":
+        values = values.reshape(-1)
+    elif layout == "taps":  # [out, in, k] -> [k in, out]
+        values = values.transpose(2, 1, 0).reshape(-1, values.shape[0])
+    elif layout == "spread":  # [in, out, k] -> [in, k out]
+        values = values.transpose(0, 2, 1).reshape(values.shape[0], -1)
+    elif layout == "channelwise":  # [c, 1, k] -> [k, c]
+        values = values[:, 0].T
+    elif layout == "half norm":
+        values = 0.5 * np.sum(values.astype(np.float64) ** 2, -1).astype(np.float32)
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _pack(weight: Weight) -> np.ndarray:
+    """MatMulNBits' codes: [out, groups, bytes], two 4-bit codes a byte with the even one low."""
+    codes = weight.data.reshape(weight.shape[0], -1, weight.group)
+    if weight.bits == 4:
+        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return np.ascontiguousarray(codes, np.uint8)
+
+
+def layout_shape(weight: Weight, layout: Layout) -> tuple[int, ...]:
+    """Shape of the array `arrange` makes."""
+    out, *rest = weight.shape
+    match layout:
+        case "transposed":
+            return (*rest, out)
+        case "vector":
+            return (math.prod(weight.shape),)
+        case "half norm":
+            return (out,)
+        case "taps":
+            return (rest[0] * rest[1], out)
+        case "spread":
+            return (out, rest[0] * rest[1])
+        case "channelwise":
+            return (rest[1], out)
+        case "codes":
+            return (out, rest[0] // weight.group, weight.group * weight.bits // 8)
+        case "scales":
+            return (out * rest[0] // weight.group,)
+    return weight.shape

@@ -1,0 +1,122 @@
+"""`clearline codec encode` and `decode`: Mimi alone."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from clearline.cli.options import BackendOption, JsonOption, MaxMinutes, OutputOption, ThreadsOption
+from clearline.cli.progress import RunProgress
+from clearline.errors import ConfigError
+
+codec_app = typer.Typer(help="The Mimi codec alone: audio to codes and back.", no_args_is_help=True)
+CodecModel = Annotated[
+    str, typer.Option("--model", "-m", help="nano, a folder in Kyutai's format, or a .safetensors file of the released codec.")
+]
+
+
+@codec_app.command()
+def encode(
+    input: Annotated[Path, typer.Argument(help="An audio file of any common format.")],
+    output: OutputOption = Path("codes.safetensors"),
+    model: CodecModel = "nano",
+    codebooks: Annotated[int | None, typer.Option("--codebooks", "-k", help="How many codebooks; by default all.")] = None,
+    backend: BackendOption = "onnx",
+    threads: ThreadsOption = None,
+    max_minutes: MaxMinutes = 60.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Audio to codes: int64 [codebooks, frames] as .safetensors (tensor "codes") or .npy."""
+    from clearline.app import load_codec
+    from clearline.audio import read_audio, to_mono, write_atomically
+
+    _check_codes_path(output)
+    codec = load_codec(model, backend=backend, threads=threads)
+    recording = read_audio(input, max_minutes * 60)
+    pcm = to_mono(recording.samples, recording.rate, codec.sample_rate)
+    pcm = np.pad(pcm, (0, -len(pcm) % codec.frame_size)).reshape(-1, codec.frame_size)
+    stream = codec.stream(codebooks)
+    codes: list[np.ndarray] = []
+    with RunProgress("encode", show_text=False, quiet=json_output) as progress:
+        for number, frame in enumerate(pcm):
+            codes.append(stream.encode(frame))
+            progress.frame(number, len(pcm))
+    array = np.stack(codes, 1)
+    write_atomically(output, _codes_bytes(output, array))
+    _report(json_output, output, array)
+
+
+@codec_app.command()
+def decode(
+    input: Annotated[Path, typer.Argument(help="Codes [codebooks, frames] as .safetensors or .npy.")],
+    output: OutputOption = Path("decoded.wav"),
+    model: CodecModel = "nano",
+    backend: BackendOption = "onnx",
+    threads: ThreadsOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Codes to a 16-bit WAV."""
+    from clearline.app import load_codec
+    from clearline.audio import wav_bytes, write_atomically
+
+    codec = load_codec(model, backend=backend, threads=threads)
+    codes = _read_codes(input)
+    stream = codec.stream(codec.checked_codebooks(codes.shape[0]))
+    pcm: list[np.ndarray] = []
+    with RunProgress("decode", show_text=False, quiet=json_output) as progress:
+        for number, frame in enumerate(codes.T):
+            pcm.append(stream.decode(frame))
+            progress.frame(number, codes.shape[1])
+    write_atomically(output, wav_bytes(np.concatenate(pcm), codec.sample_rate))
+    _report(json_output, output, codes)
+
+
+def _report(json_output: bool, output: Path, codes: np.ndarray) -> None:
+    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+    if json_output:
+        facts = {"output_path": str(output), "output": digest, "codebooks": codes.shape[0], "frames": codes.shape[1]}
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        typer.echo(f"wrote {output}: {codes.shape[0]} codebooks x {codes.shape[1]} frames ({codes.shape[1] * 0.08:.2f} s)")
+
+
+def _check_codes_path(path: Path) -> None:
+    if path.suffix not in (".safetensors", ".npy"):
+        raise ConfigError(f"codes are written as .safetensors or .npy, not as {path.suffix or 'a file without suffix'}: {path}")
+
+
+def _codes_bytes(path: Path, codes: np.ndarray) -> bytes:
+    import io
+
+    from safetensors.numpy import save
+
+    if path.suffix == ".safetensors":
+        return save({"codes": np.ascontiguousarray(codes)})
+    buffer = io.BytesIO()
+    np.save(buffer, codes)
+    return buffer.getvalue()
+
+
+def _read_codes(path: Path) -> np.ndarray:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist")
+    _check_codes_path(path)
+    try:
+        if path.suffix == ".npy":
+            codes = np.load(path, allow_pickle=False)
+        else:
+            tensors = load_file(path)
+            if "codes" not in tensors:
+                raise ConfigError(f"{path} has no tensor called 'codes'; it holds {', '.join(sorted(tensors)) or 'nothing'}")
+            codes = tensors["codes"]
+    except (SafetensorError, ValueError, OSError, EOFError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if codes.ndim != 2 or codes.dtype.kind not in "iu" or codes.size == 0:
+        raise ConfigError(f"{path}: codes must be whole numbers [codebooks, frames], got {codes.dtype} {list(codes.shape)}")
+    return codes.astype(np.int64)

@@ -1,0 +1,53 @@
+"""Live progress on standard error: frames done, speed as a multiple of real time, and the text so far."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+FRAME_SECONDS = 0.08
+
+
+class RunProgress:
+    """Shows nothing when quiet or when standard error is not a terminal; text then goes to standard output as it comes."""
+
+    def __init__(self, label: str, show_text: bool, quiet: bool) -> None:
+        self._terminal = sys.stderr.isatty() and not quiet
+        self._print_text = show_text and not (self._terminal and sys.stdout.isatty())
+        self._bar = Progress(
+            TextColumn(label),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total} frames"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task(label, total=None, speed="")
+        self._said = Text()
+        self._live = Live(Group(self._said, self._bar), console=Console(stderr=True), refresh_per_second=10, transient=True)
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> "RunProgress":
+        if self._terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._terminal:
+            self._live.stop()
+        if self._print_text:
+            print(flush=True)
+
+    def frame(self, number: int, total: int | None, text: str = "") -> None:
+        """Frame `number`, counted from 0, is done and added `text`."""
+        if text and self._print_text:
+            print(text, end="", flush=True)
+        if self._terminal:
+            self._said.append(text)
+            done = number + 1
+            speed = done * FRAME_SECONDS / max(time.perf_counter() - self._started, 1e-9)
+            self._bar.update(self._task, completed=done, total=total, speed=f"{speed:.1f}x real time")

@@ -1,0 +1,195 @@
+"""Trains the language model (Kyutai's LMModel) on the sessions of build_sessions.py.
+
+    python train_lm.py [--minutes 60] [--batch 24] [--resume]
+
+Writes lm.pt every two minutes. Shards SESSIONS*.npz that appear while it runs
+are read as they come.
+"""
+import argparse
+import math
+import random
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import PHONEMES, TEXT_EPAD, TEXT_PAD, WORK, build_lm
+
+SUB = 4                                                          # CTC steps in one frame
+
+
+class Sessions:
+    def __init__(self, pattern):
+        self.pattern, self.seen = pattern, {}
+        self.reload()
+
+    def reload(self):
+        files = {f: f.stat().st_mtime for f in sorted(WORK.glob(self.pattern)) if ".tmp." not in f.name}
+        if files == self.seen or not files:
+            return
+        self.seen, parts, self.phones = files, [], []
+        for f in files:
+            d = np.load(f)
+            parts.append(np.concatenate([d["text"][:, None], d["reply"], d["user"]], 1))
+            self.phones += np.split(d["phones"], np.cumsum(d["lengths"])[:-1])
+        self.codes = torch.tensor(np.concatenate(parts))
+
+    def batch(self, n, rng):
+        i = rng.integers(len(self.codes), size=n)
+        return self.codes[i].long(), [self.phones[j] for j in i]
+
+
+def corrupt(x, card):
+    """What the ears and the memory hear in training is never quite what was said."""
+    x = x.clone()
+    b, _, t = x.shape
+    user, own = x[:, 9:], x[:, 1:9]
+    noise = torch.randint(card, user.shape)
+    swap = torch.rand(b, 1, 1) * torch.tensor([.06] + [.15] * 7)[:, None]
+    user[:] = torch.where(torch.rand(user.shape) < swap, noise, user)
+    drop = torch.rand(b, 1, 1) * torch.tensor([.10] + [.4] * 7)[:, None]
+    user[:] = torch.where(torch.rand(user.shape) < drop, -1, user)
+    deaf = torch.where(torch.rand(b) < .5, torch.randint(1, 9, (b,)), 8)     # upper codebooks missing
+    user[:] = torch.where(torch.arange(8)[None, :, None] >= deaf[:, None, None], -1, user)
+    own[:] = torch.where(torch.rand(own.shape) < .03, torch.randint(card, own.shape), own)
+    return x
+
+
+class Trainer:
+    def __init__(self, lm, dropout):
+        self.lm = lm
+        n = SUB * (len(PHONEMES) + 1)
+        self.head = nn.Sequential(nn.Linear(lm.dim, 256), nn.GELU(), nn.Linear(256, n))
+        lm.transformer.layers[2].register_forward_hook(self.keep)
+        if dropout:
+            drop = lambda module, args, out: F.dropout(out, dropout, module.training)
+            for layer in lm.transformer.layers:
+                layer.self_attn.register_forward_hook(drop)
+                layer.gating.register_forward_hook(drop)
+
+    def keep(self, module, args, out):
+        self.middle = out
+
+    def losses(self, codes, phones):
+        from moshi.models.lm_utils import _delay_sequence
+        lm = self.lm
+        b, _, t = codes.shape
+        initial = lm._get_initial_token().expand(b, -1, -1)
+        full = torch.cat([initial, _delay_sequence(lm.delays, codes, initial)], 2)
+        target = full[:, :, 1:]
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden, text_logits = lm.forward_text(corrupt(full[:, :, :-1], lm.card))
+            ctc_logits = self.head(self.middle).float()
+        text = target[:, 0]
+        weight = torch.where(text == TEXT_PAD, .25, 1.)
+        weight = torch.where(text == TEXT_EPAD, .6, weight).reshape(-1)
+        lt = F.cross_entropy(text_logits.float().reshape(b * t, -1), text.reshape(-1), reduction="none")
+        lt = (lt * weight).sum() / weight.sum()
+        # The depth transformer learns on the frames of the replies and a few silent ones.
+        near = F.max_pool1d((text != TEXT_PAD).float()[:, None], 17, 1, 8)[:, 0] > 0
+        pick = (near & (torch.rand(b, t) < .7)) | (torch.rand(b, t) < .06)
+        pick[:, 0] = False                                       # delayed books are still initial there
+        seq, hid = target.transpose(1, 2)[pick].T[None], hidden[pick][None]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = lm.forward_depformer_training(seq, hid)
+        la = F.cross_entropy(logits.float()[0].reshape(-1, lm.card), seq[0, 1:9].reshape(-1), reduction="none").view(8, -1).mean(1)
+        logp = ctc_logits.reshape(b, t * SUB, -1).log_softmax(-1).transpose(0, 1)
+        lengths = torch.tensor([len(p) for p in phones])
+        lc = F.ctc_loss(logp, torch.tensor(np.concatenate(phones)).long(), torch.full((b,), t * SUB), lengths,
+                        reduction="none", zero_infinity=True).sum() / max(1, lengths.sum())
+        return lt, la, lc
+
+
+@torch.no_grad()
+def greedy(lm, user):
+    """Plays user codes [B,8,T] to the model; -> text [B,T'], audio [B,8,T'], both greedy."""
+    from moshi.models import LMGen
+    gen = LMGen(lm, use_sampling=False)
+    text, audio = [], []
+    with gen.streaming(len(user)):
+        for i in range(user.shape[2]):
+            for _ in range(2 if i == 0 else 1):
+                out = gen.step(user[:, :, i:i + 1])
+            if out is not None:
+                text.append(out[:, 0, 0]), audio.append(out[:, 1:, 0])
+    return torch.stack(text, 1), torch.stack(audio, 2)
+
+
+def right(texts, wanted):
+    """Share of sessions in which exactly the wanted words were said, none more."""
+    words = lambda row: [int(x) for x in row if x not in (TEXT_PAD, TEXT_EPAD)]
+    return float(np.mean([words(a) == words(b) for a, b in zip(texts, wanted)]))
+
+
+def save(lm, trainer, opt, spent):
+    torch.save({"lm": lm.state_dict(), "head": trainer.head.state_dict(), "opt": opt.state_dict(), "spent": spent},
+               WORK / "lm.tmp")
+    (WORK / "lm.tmp").rename(WORK / "lm.pt")
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--minutes", type=float, default=60)
+    ap.add_argument("--batch", type=int, default=24)
+    ap.add_argument("--lr", type=float, default=1.2e-3)
+    ap.add_argument("--dropout", type=float, default=.1)
+    ap.add_argument("--resume", action="store_true")
+    ap.add_argument("--pattern", default="sessions*.npz")
+    ap.add_argument("--threads", type=int, default=2)
+    a = ap.parse_args()
+    torch.manual_seed(0), random.seed(0)
+    torch.set_num_threads(a.threads)
+    rng = np.random.default_rng(0)
+    lm = build_lm()
+    trainer = Trainer(lm, a.dropout)
+    params = [*lm.parameters(), *trainer.head.parameters()]
+    opt = torch.optim.AdamW([{"params": [p for p in params if p.dim() > 1 and p.shape[0] > 1], "weight_decay": .08},
+                             {"params": [p for p in params if p.dim() <= 1 or p.shape[0] == 1], "weight_decay": 0}],
+                            lr=a.lr, betas=(.9, .97))
+    spent = 0
+    if a.resume:
+        d = torch.load(WORK / "lm.pt")
+        lm.load_state_dict(d["lm"]), trainer.head.load_state_dict(d["head"]), opt.load_state_dict(d["opt"])
+        spent = d["spent"]
+    train, held = Sessions(a.pattern), Sessions("heldout*.npz")
+    start, step, saved, tested, sums = time.time() - spent, 0, time.time(), time.time(), {}
+    while (done := (time.time() - start) / (60 * a.minutes)) < 1:
+        lr = a.lr * min(1, (step + 1) / 150) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
+        for g in opt.param_groups:
+            g["lr"] = lr
+        lm.train()
+        lt, la, lc = trainer.losses(*train.batch(a.batch, rng))
+        ctc = .3 * (1 - done) + .03
+        loss = 2 * lt + .25 * la[0] + .12 * la[1:].mean() + ctc * lc
+        opt.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        opt.step()
+        step += 1
+        for k, v in dict(text=lt, cb0=la[0], cb=la[1:].mean(), ctc=lc).items():
+            sums[k] = sums.get(k, 0) + float(v.detach())
+        if step % 50 == 0:
+            print(step, f"{(time.time() - start) / 60:.1f}min", *(f"{k} {v / 50:.3f}" for k, v in sums.items()),
+                  len(train.codes), flush=True)
+            sums = {}
+        if time.time() - saved > 120:
+            saved = time.time()
+            save(lm, trainer, opt, time.time() - start)
+            train.reload()
+        if time.time() - tested > 420 and done > .08:
+            lm.eval()
+            for name, s in (("train", train), ("heldout", held)):
+                if s.seen:
+                    c = s.codes[-48:].long()
+                    text, audio = greedy(lm, c[:, 9:])
+                    n = min(text.shape[1], c.shape[2])
+                    print(f"  {name}: sessions right {right(text.tolist(), c[:, 0].tolist()):.2f}", flush=True)
+            tested = time.time()
+    lm.eval()
+    save(lm, trainer, opt, time.time() - start)
+
+
+if __name__ == "__main__":
+    main()
