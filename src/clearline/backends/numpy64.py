@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from clearline.ops import InputSpec, Leaf, Program, Ring, State, StateSpec, StepFunction, Weight, Weights, as_ops
+from clearline.ops import InputSpec, Leaf, Program, Ring, State, StateSpec, StepFunction, Weight, Weights, as_ops, initial_state
 
 F64 = np.float64
 _erf = np.vectorize(math.erf, otypes=[F64])
@@ -89,10 +89,10 @@ class NumpyOps:
         raise AssertionError(name)
 
     def rope(self, x: np.ndarray, position: np.ndarray, period: float, layout: Literal["interleaved", "halves"]) -> np.ndarray:
-        rows, dim = x.shape[2:]
+        rows, _, dim = x.shape[1:]
         # f32 angles are part of the model: at position 100 000 they differ visibly from exact ones.
         frequency = np.exp(np.arange(dim // 2, dtype=np.float32) * np.float32(-math.log(period) * 2 / dim))
-        angle = (_positions(position, rows).astype(np.float32)[..., None] * frequency)[:, None].astype(F64)
+        angle = (_positions(position, rows).astype(np.float32)[..., None] * frequency)[:, :, None].astype(F64)
         cos, sin = np.cos(angle), np.sin(angle)
         if layout == "interleaved":
             re, im = x[..., 0::2], x[..., 1::2]
@@ -106,22 +106,23 @@ class NumpyOps:
         return np.concatenate([np.cos(phase.astype(F64)), np.sin(phase.astype(F64))], -1)
 
     def ring_attend(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, ring: Ring, position: np.ndarray, context: int, frame_rows: int
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, ring: Ring, position: np.ndarray, context: int, window_rows: int
     ) -> tuple[np.ndarray, _Rows]:
-        rows = q.shape[2]
+        rows = q.shape[1]
         last = position[:, None] - 1
         old = last - (last - np.arange(ring.slots)) % ring.slots  # newest position that can live in each slot
         key_at = np.concatenate([old, _positions(position, rows)], 1)[:, None, None, :]
         query_at = _positions(position, rows)[:, None, :, None]
-        frame_end = query_at // frame_rows * frame_rows + frame_rows - 1
-        visible = (key_at >= 0) & (key_at <= query_at) & (key_at > frame_end - context)
-        repeat = q.shape[1] // k.shape[1]
-        keys = np.concatenate([ring.k, k], 2).repeat(repeat, 1)
-        values = np.concatenate([ring.v, v], 2).repeat(repeat, 1)
-        scores = np.where(visible, q @ keys.swapaxes(2, 3) / math.sqrt(q.shape[3]), -np.inf)
+        window_end = query_at // window_rows * window_rows + window_rows - 1
+        visible = (key_at >= 0) & (key_at <= query_at) & (key_at > window_end - context)
+        repeat = q.shape[2] // k.shape[2]
+        keys = np.concatenate([ring.k[:, :, : ring.slots], k.swapaxes(1, 2)], 2).repeat(repeat, 1)
+        values = np.concatenate([ring.v[:, :, : ring.slots], v.swapaxes(1, 2)], 2).repeat(repeat, 1)
+        scores = q.swapaxes(1, 2) @ keys.swapaxes(2, 3) / math.sqrt(q.shape[3])
+        scores = np.where(visible, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        y: np.ndarray = weights / weights.sum(-1, keepdims=True) @ values
-        return y, _Rows(ring, k, v, position)
+        y = weights / weights.sum(-1, keepdims=True) @ values
+        return y.swapaxes(1, 2), _Rows(ring, k, v, position)
 
     def conv1d(self, x: np.ndarray, weight: Weight, stride: int, dilation: int = 1) -> np.ndarray:
         w = self.weight(weight)
@@ -174,10 +175,12 @@ class Numpy64:
     """The backend object: float64 throughout, outputs float64 or int64."""
 
     name = "numpy64"
-    dtype = np.dtype(F64)
 
     def __init__(self) -> None:
         self._ops = NumpyOps()
+
+    def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
+        return initial_state(specs, F64)
 
     def compile(
         self,

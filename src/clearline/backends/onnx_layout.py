@@ -7,16 +7,20 @@ import numpy as np
 
 from clearline.ops import Weight
 
-Layout = Literal["as stored", "transposed", "vector", "half norm", "codes", "scales", "taps", "spread", "channelwise"]
+Layout = Literal["as stored", "transposed", "vector", "half norm", "codes", "scales", "offsets", "taps", "spread", "channelwise"]
 
 
 def arrange(weight: Weight, layout: Layout) -> np.ndarray:
     """The array an initializer of this layout holds, contiguous."""
     if layout == "codes":
-        return _pack(weight)
+        # MatMulNBits wants [out, groups, bytes], two 4-bit codes a byte with the even one low: as Weight holds them.
+        return np.ascontiguousarray(weight.data, np.uint8).reshape(layout_shape(weight, layout))
     if layout == "scales":
         assert weight.scale is not None
         return np.ascontiguousarray(weight.scale, np.float32).reshape(-1)
+    if layout == "offsets":  # [out, groups] -> [groups, out]
+        assert weight.offset is not None
+        return np.ascontiguousarray(weight.offset.T, np.float32)
     values = weight.dense(np.float32)
     if layout == "transposed":
         values = values.T
@@ -31,14 +35,6 @@ def arrange(weight: Weight, layout: Layout) -> np.ndarray:
     elif layout == "half norm":
         values = 0.5 * np.sum(values.astype(np.float64) ** 2, -1).astype(np.float32)
     return np.ascontiguousarray(values, np.float32)
-
-
-def _pack(weight: Weight) -> np.ndarray:
-    """MatMulNBits' codes: [out, groups, bytes], two 4-bit codes a byte with the even one low."""
-    codes = weight.data.reshape(weight.shape[0], -1, weight.group)
-    if weight.bits == 4:
-        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return np.ascontiguousarray(codes, np.uint8)
 
 
 def layout_shape(weight: Weight, layout: Layout) -> tuple[int, ...]:
@@ -61,4 +57,6 @@ def layout_shape(weight: Weight, layout: Layout) -> tuple[int, ...]:
             return (out, rest[0] // weight.group, weight.group * weight.bits // 8)
         case "scales":
             return (out * rest[0] // weight.group,)
+        case "offsets":
+            return (rest[0] // weight.group, out)
     return weight.shape

@@ -37,14 +37,24 @@ class Edge:
 
 
 class RingEdges(NamedTuple):
-    """A ring inside the graph: the physical slots as inputs; their number is only known when the step runs."""
+    """A ring inside the graph: its whole arrays as inputs, spare rows included; their length is known when the step runs."""
 
     k: Edge
     v: Edge
+    capacity: int
+    rows: int
 
 
 class RowEdges(NamedTuple):
-    """The new rows of a ring and the position of the first, for the runner to commit."""
+    """The new rows of a ring, for the runner to commit at `position`."""
+
+    k: Edge
+    v: Edge
+    position: Edge
+
+
+class InPlaceEdges(NamedTuple):
+    """The ring's own arrays with the new rows written into their spare ones, for the runner to settle."""
 
     k: Edge
     v: Edge
@@ -59,6 +69,7 @@ class TraceOps:
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     weights: dict[str, tuple[Weight, Layout]] = field(default_factory=dict)
     _memo: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    _reshaped: dict[str, Edge] = field(default_factory=dict)  # a reshape of a reshape reads the original
 
     # -- graph building -------------------------------------------------------------------------
 
@@ -70,6 +81,13 @@ class TraceOps:
         names = ["" if edge is None else edge.name for edge in inputs]
         self.nodes.append(helper.make_node(op, names, [name], domain=domain, **attributes))
         return Edge(self, name, tuple(shape), ids)
+
+    def emit_many(self, op: str, inputs: Sequence[Edge | None], shapes: Sequence[Sequence[int]], **attributes: Any) -> list[Edge]:
+        """One node of ONNX Runtime's own domain with several float outputs."""
+        names = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(len(shapes))]
+        edges = ["" if edge is None else edge.name for edge in inputs]
+        self.nodes.append(helper.make_node(op, edges, names, domain="com.microsoft", **attributes))
+        return [Edge(self, name, tuple(shape)) for name, shape in zip(names, shapes, strict=True)]
 
     def constant(self, value: np.ndarray) -> Edge:
         key = f"const_{value.dtype}_{'x'.join(map(str, value.shape))}_{value.tobytes().hex()}"
@@ -88,7 +106,12 @@ class TraceOps:
     # -- shape ----------------------------------------------------------------------------------
 
     def reshape(self, x: Edge, shape: Sequence[int]) -> Edge:
-        return self.emit("Reshape", [x, self.constant(np.array(shape, np.int64))], shape, x.ids)
+        source = self._reshaped.get(x.name, x)
+        if source.shape == tuple(shape):
+            return source
+        y = self.emit("Reshape", [source, self.constant(np.array(shape, np.int64))], shape, x.ids)
+        self._reshaped[y.name] = source
+        return y
 
     def transpose(self, x: Edge, axes: Sequence[int]) -> Edge:
         return self.emit("Transpose", [x], [x.shape[a] for a in axes], x.ids, perm=list(axes))
@@ -128,9 +151,18 @@ class TraceOps:
             inputs = [x, self.weight(weight, "codes"), self.weight(weight, "scales")]
             sizes: dict[str, Any] = {"K": weight.shape[1], "N": weight.shape[0], "bits": weight.bits, "block_size": weight.group}
             y = self.emit("MatMulNBits", inputs, shape, domain="com.microsoft", accuracy_level=4, **sizes)
+            if weight.offset is not None:
+                y = y + self._offsets(x, weight)
         else:
             y = self.emit("MatMul", [x, self.weight(weight, "transposed")], shape)
         return y if bias is None else self.emit("Add", [y, self.weight(bias)], shape)
+
+    def _offsets(self, x: Edge, weight: Weight) -> Edge:
+        """What a group's constant offset adds: the sum of the group's inputs times it. MatMulNBits has no such term."""
+        grouped = (*x.shape[:-1], weight.shape[1] // weight.group, weight.group)
+        last = self.constant(np.array([-1], np.int64))
+        sums = self.emit("ReduceSum", [self.reshape(x, grouped), last], grouped[:-1], keepdims=0)
+        return self.emit("MatMul", [sums, self.weight(weight, "offsets")], (*x.shape[:-1], weight.shape[0]))
 
     def scale(self, x: Edge, weight: Weight) -> Edge:
         return self.emit("Mul", [x, self.weight(weight, "vector")], x.shape)
@@ -165,20 +197,26 @@ class TraceOps:
         return self.emit("Cast", [self._positions(position, rows)], (position.shape[0], rows), to=TensorProto.FLOAT)
 
     def _rotation(self, position: Edge, rows: int, dim: int, period: float) -> tuple[Edge, Edge]:
-        """cos and sin [B, 1, rows, dim/2], shared by every layer of a step."""
+        """cos and sin [B, rows, 1, dim/2], shared by every layer of a step."""
         key = ("rotation", position.name, rows, dim, period)
         if key not in self._memo:
             frequency = np.exp(np.arange(dim // 2, dtype=np.float32) * np.float32(-math.log(period) * 2 / dim))
-            at = self.reshape(self._float_positions(position, rows), (position.shape[0], 1, rows, 1))
+            at = self.reshape(self._float_positions(position, rows), (position.shape[0], rows, 1, 1))
             angle = at * self.constant(frequency)
             self._memo[key] = (self.emit("Cos", [angle], angle.shape), self.emit("Sin", [angle], angle.shape))
         rotation: tuple[Edge, Edge] = self._memo[key]
         return rotation
 
     def rope(self, x: Edge, position: Edge, period: float, layout: Literal["interleaved", "halves"]) -> Edge:
-        batch, heads, rows, dim = x.shape
+        batch, rows, heads, dim = x.shape
         cos, sin = self._rotation(position, rows, dim, period)
-        half = (batch, heads, rows, dim // 2)
+        if batch == 1:
+            # ONNX Runtime's fused rotation, with a table of just this step's rows.
+            table = [self.reshape(part, (rows, dim // 2)) for part in (cos, sin)]
+            inputs = [self.reshape(x, (1, rows, heads * dim)), self.constant(np.arange(rows)[None]), *table]
+            flat = self.emit_many("RotaryEmbedding", inputs, [(1, rows, heads * dim)], interleaved=int(layout == "interleaved"))
+            return self.reshape(flat[0], x.shape)
+        half = (batch, rows, heads, dim // 2)
         if layout == "interleaved":
             pairs = self.reshape(x, (*half, 2))
             re, im = (self.reshape(part, half) for part in self.split(pairs, (1, 1), 4))
@@ -196,41 +234,78 @@ class TraceOps:
         phase = self.emit("Div", [at, divisor], (position.shape[0], rows, dim // 2))
         return self.concat([self.emit("Cos", [phase], phase.shape), self.emit("Sin", [phase], phase.shape)], 2)
 
-    def _visible(self, ring: RingEdges, position: Edge, rows: int, context: int, frame_rows: int) -> tuple[Edge, Edge]:
-        """Which slots of the ring, and which new rows, each query sees: [B, 1, rows, slots] and [B, 1, rows, rows]."""
-        key = ("visible", position.name, rows, context, frame_rows)
-        if key in self._memo:
-            masks: tuple[Edge, Edge] = self._memo[key]
-            return masks
-        batch = position.shape[0]
-        zero, one = (self.constant(np.array(i, np.int64)) for i in (0, 1))
-        slots = self.emit("Squeeze", [self.emit("Shape", [ring.k], (1,), True, start=2, end=3)], (), True)
-        slot = self.emit("Range", [zero, slots, one], (-1,), True)
-        last = self.reshape(position - 1, (batch, 1, 1, 1))
-        behind = self.emit("Mod", [self.emit("Sub", [last, slot], (batch, 1, 1, -1), True), slots], (batch, 1, 1, -1), True)
-        old_at = self.emit("Sub", [last, behind], (batch, 1, 1, -1), True)
-        query_at = self.reshape(self._positions(position, rows), (batch, 1, rows, 1))
-        frame = self.constant(np.array(frame_rows, np.int64))
-        begin = self.emit("Mul", [self.emit("Div", [query_at, frame], query_at.shape, True), frame], query_at.shape, True)
-        oldest = begin + (frame_rows - context)  # first position the window still holds
-        oldest = self.emit("Max", [oldest, zero], oldest.shape, True)
-        new_at = self.reshape(self._positions(position, rows), (batch, 1, 1, rows))
-        old = self.emit("GreaterOrEqual", [old_at, oldest], (batch, 1, rows, -1))
-        recent = self.emit("GreaterOrEqual", [new_at, oldest], (batch, 1, rows, rows))
-        causal = self.emit("LessOrEqual", [new_at, query_at], (batch, 1, rows, rows))
-        self._memo[key] = (old, self.emit("And", [recent, causal], (batch, 1, rows, rows)))
-        return self._visible(ring, position, rows, context, frame_rows)
-
     def ring_attend(
-        self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge, context: int, frame_rows: int
+        self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge, context: int, window_rows: int
+    ) -> tuple[Edge, RowEdges | InPlaceEdges]:
+        batch, rows = q.shape[:2]
+        # What leaves the window leaves it with the step as a whole: then every row of the ring is visible to every
+        # query, in any order, and the fused operation applies.
+        # (It wants head dimensions in eights.)
+        whole = rows == window_rows == ring.rows and context - rows == ring.capacity
+        if batch == 1 and whole and q.shape[3] % 8 == 0:
+            return self._grouped_query_attention(q, k, v, ring, position)
+        return self._masked_attention(q, k, v, ring, position, context, window_rows)
+
+    def _grouped_query_attention(self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge) -> tuple[Edge, InPlaceEdges]:
+        """One node: writes the new rows behind the min(position, capacity) past ones, and attends to all of them."""
+        _, rows, heads, dim = q.shape
+        key = ("total", position.name, rows, ring.capacity)
+        if key not in self._memo:
+            past = self.emit("Min", [position, self.constant(np.array(ring.capacity, np.int64))], (1,), True)
+            last, total = past + (rows - 1), self.emit("Squeeze", [past + rows], (), True)
+            self._memo[key] = [self.emit("Cast", [edge], edge.shape, to=TensorProto.INT32) for edge in (last, total)]
+        flat = [self.reshape(x, (1, rows, x.shape[2] * dim)) for x in (q, k, v)]
+        y, new_k, new_v = self.emit_many(
+            "GroupQueryAttention",
+            [*flat, ring.k, ring.v, *self._memo[key]],
+            [(1, rows, heads * dim), ring.k.shape, ring.v.shape],
+            num_heads=heads,
+            kv_num_heads=k.shape[2],
+        )
+        return self.reshape(y, q.shape), InPlaceEdges(new_k, new_v, position)
+
+    def _visible(self, ring: RingEdges, position: Edge, rows: int, context: int, window_rows: int) -> tuple[Edge, Edge]:
+        """Which slots of the ring, and which new rows, each query sees: [B, 1, rows, slots] and [B, 1, rows, rows]."""
+        key = ("visible", position.name, rows, context, window_rows, ring.capacity)
+        if key not in self._memo:
+            batch = position.shape[0]
+            zero, one = (self.constant(np.array(i, np.int64)) for i in (0, 1))
+            length = self.emit("Squeeze", [self.emit("Shape", [ring.k], (1,), True, start=2, end=3)], (), True)
+            slots = length - ring.rows
+            slot = self.emit("Range", [zero, length, one], (-1,), True)
+            last = self.reshape(position - 1, (batch, 1, 1, 1))
+            wide = (batch, 1, 1, -1)
+            behind = self.emit("Mod", [self.emit("Sub", [last, slot], wide, True), slots], wide, True)
+            old_at = self.emit("Sub", [last, behind], wide, True)
+            query_at = self.reshape(self._positions(position, rows), (batch, 1, rows, 1))
+            group = self.constant(np.array(window_rows, np.int64))
+            begin = self.emit("Mul", [self.emit("Div", [query_at, group], query_at.shape, True), group], query_at.shape, True)
+            # The first position the window still holds, and never one before the beginning.
+            oldest = self.emit("Max", [begin + (window_rows - context), zero], begin.shape, True)
+            new_at = self.reshape(self._positions(position, rows), (batch, 1, 1, rows))
+            square = (batch, 1, rows, rows)
+            past = self.emit("GreaterOrEqual", [old_at, oldest], (batch, 1, rows, -1))
+            stored = self.emit("Less", [slot, slots], (-1,))
+            recent = self.emit("GreaterOrEqual", [new_at, oldest], square)
+            causal = self.emit("LessOrEqual", [new_at, query_at], square)
+            self._memo[key] = (
+                self.emit("And", [past, stored], (batch, 1, rows, -1)),
+                self.emit("And", [recent, causal], square),
+            )
+        masks: tuple[Edge, Edge] = self._memo[key]
+        return masks
+
+    def _masked_attention(
+        self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge, context: int, window_rows: int
     ) -> tuple[Edge, RowEdges]:
-        batch, heads, rows, dim = q.shape
+        """The formula, node by node: any batch, any window."""
+        batch, rows, heads, dim = q.shape
         new_rows = RowEdges(k, v, position)
-        old, new = self._visible(ring, position, rows, context, frame_rows)
-        old_k, old_v = ring
-        kv_heads = k.shape[1]
-        if kv_heads != heads:
-            old_k, old_v, k, v = (self._repeat_heads(x, heads // kv_heads) for x in (old_k, old_v, k, v))
+        old, new = self._visible(ring, position, rows, context, window_rows)
+        old_k, old_v = ring.k, ring.v
+        q, k, v = (self.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))
+        if k.shape[1] != heads:
+            old_k, old_v, k, v = (self._repeat_heads(x, heads // x.shape[1]) for x in (old_k, old_v, k, v))
         scale: dict[str, Any] = {"alpha": 1 / math.sqrt(dim), "transB": 1, "domain": "com.microsoft"}
         hidden = self.constant(np.array(-np.inf, np.float32))
         slots = (batch, heads, rows, -1)
@@ -242,7 +317,7 @@ class TraceOps:
         p_past = self.emit("Slice", [weights, cut[0], cut[1], cut[3]], slots)
         p_now = self.emit("Slice", [weights, cut[1], cut[2], cut[3]], square)
         y = self.emit("MatMul", [p_past, old_v], q.shape) + self.emit("MatMul", [p_now, v], q.shape)
-        return y, new_rows
+        return self.transpose(y, (0, 2, 1, 3)), new_rows
 
     def _repeat_heads(self, x: Edge, repeat: int) -> Edge:
         ids = self.constant(np.arange(x.shape[1]).repeat(repeat))

@@ -8,7 +8,15 @@ import onnxruntime as ort
 
 from clearline.backends.onnx_layout import Layout, arrange
 from clearline.backends.onnx_trace import trace
-from clearline.ops import InputSpec, Leaf, Program, Ring, StateSpec, StepFunction, Weight
+from clearline.ops import InputSpec, Leaf, Program, Ring, StateSpec, StepFunction, Weight, initial_state
+
+
+class OrtRing(Ring):
+    """A ring whose arrays ONNX Runtime reads and writes where they are."""
+
+    def _resize(self, slots: int) -> None:
+        super()._resize(slots)
+        self.values = (ort.OrtValue.ortvalue_from_numpy(self.k), ort.OrtValue.ortvalue_from_numpy(self.v))
 
 
 class _OnnxProgram:
@@ -23,7 +31,8 @@ class _OnnxProgram:
         graph = trace(step, weights, state, inputs)
         self._graph = graph
         self._inputs = {name: np.int64 if spec.ids else np.float32 for name, spec in inputs.items()}
-        self._names = list({*graph.carries.values(), *graph.outputs.values(), *(n for r in graph.rings.values() for n in r)})
+        rows = {name for names in graph.rings.values() for name in names} | {names[2] for names in graph.in_place.values()}
+        self._fetched = [*graph.carries.values(), *graph.outputs.values(), *rows]
         options = backend.session_options()
         values = [backend.value(name, weight, layout) for name, (weight, layout) in graph.weights.items()]
         options.add_external_initializers(list(graph.weights), values)
@@ -33,34 +42,53 @@ class _OnnxProgram:
 
     def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         graph = self._graph
-        feeds: dict[str, np.ndarray] = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
-        for path in graph.carries:
-            leaf = state[path]
-            assert not isinstance(leaf, Ring)
-            feeds[path] = leaf
-        for path in graph.rings:
-            ring = state[path]
-            assert isinstance(ring, Ring)
-            feeds[f"{path}.k"], feeds[f"{path}.v"] = ring.k, ring.v
-        results = dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        binding = self._session.io_binding()
+        feeds = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
+        feeds |= {path: _array(state[path]) for path in graph.carries}
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for path in (*graph.rings, *graph.in_place):
+            k, v = _ring(state[path]).values
+            binding.bind_ortvalue_input(f"{path}.k", k)
+            binding.bind_ortvalue_input(f"{path}.v", v)
+            if path in graph.in_place:
+                binding.bind_ortvalue_output(graph.in_place[path][0], k)
+                binding.bind_ortvalue_output(graph.in_place[path][1], v)
+        for name in self._fetched:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        fetched = binding.get_outputs()[2 * len(graph.in_place) :]
+        results = {name: value.numpy() for name, value in zip(self._fetched, fetched, strict=True)}
         for path, name in graph.carries.items():
             state[path] = results[name]
-        for path, (k, v, position) in graph.rings.items():
-            ring = state[path]
-            assert isinstance(ring, Ring)
-            ring.commit(results[k], results[v], results[position])
+        for path, (new_k, new_v, position) in graph.rings.items():
+            _ring(state[path]).commit(results[new_k], results[new_v], results[position])
+        for path, (_, _, position) in graph.in_place.items():
+            _ring(state[path]).settle(int(results[position][0]))
         return {name: results[edge] for name, edge in graph.outputs.items()}
+
+
+def _ring(leaf: Leaf) -> OrtRing:
+    assert isinstance(leaf, OrtRing)
+    return leaf
+
+
+def _array(leaf: Leaf) -> np.ndarray:
+    assert isinstance(leaf, np.ndarray)
+    return leaf
 
 
 class Onnx:
     """The backend object. Weights laid out for ONNX Runtime are shared between the programs of one model."""
 
     name = "onnx"
-    dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads
         self._values: dict[tuple[int, str], Any] = {}
+
+    def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
+        return initial_state(specs, np.float32, OrtRing)
 
     def session_options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from clearline.backends.onnx_layout import Layout, layout_shape
-from clearline.backends.onnx_ops import Edge, RingEdges, RowEdges, TraceOps
+from clearline.backends.onnx_ops import Edge, InPlaceEdges, RingEdges, RowEdges, TraceOps
 from clearline.ops import InputSpec, State, StateSpec, StepFunction, Weight, Weights, as_ops
 
 OPSET = 22
@@ -22,7 +22,8 @@ class Graph:
     model: bytes
     weights: dict[str, tuple[Weight, Layout]]
     carries: dict[str, str]  # state path -> output name
-    rings: dict[str, tuple[str, str, str]]  # state path -> names of new keys, new values, position
+    rings: dict[str, tuple[str, str, str]]  # state path -> names of the new rows' keys, values and position
+    in_place: dict[str, tuple[str, str, str]]  # state path -> names of the whole arrays, keys and values, and position
     outputs: dict[str, str]
 
 
@@ -33,10 +34,11 @@ def trace(step: StepFunction, weights: Mapping[str, Weight], state: Iterable[Sta
     leaves: dict[str, Any] = {}
     for spec in state:
         if spec.kind == "ring":
-            batch, heads, _, dim = spec.shape
+            batch, heads, capacity, dim = spec.shape
             names = (f"{spec.path}.k", f"{spec.path}.v")
             graph_inputs += [_value_info(name, (batch, heads, "slots", dim)) for name in names]
-            leaves[spec.path] = RingEdges(*(Edge(ops, name, (batch, heads, -1, dim)) for name in names))
+            arrays = [Edge(ops, name, (batch, heads, -1, dim)) for name in names]
+            leaves[spec.path] = RingEdges(arrays[0], arrays[1], capacity, spec.rows)
         else:
             graph_inputs.append(_value_info(spec.path, spec.shape, spec.kind == "position"))
             leaves[spec.path] = Edge(ops, spec.path, spec.shape, spec.kind == "position")
@@ -60,9 +62,14 @@ def trace(step: StepFunction, weights: Mapping[str, Weight], state: Iterable[Sta
         for path, leaf in view.new.items()
         if isinstance(leaf, RowEdges)
     }
+    # In-place arrays leave the graph as they are: an Identity would copy them.
+    in_place = {
+        path: (leaf.k.name, leaf.v.name, export(leaf.position)) for path, leaf in view.new.items() if isinstance(leaf, InPlaceEdges)
+    }
+    exported |= {edge.name: edge for leaf in view.new.values() if isinstance(leaf, InPlaceEdges) for edge in (leaf.k, leaf.v)}
     outputs = {name: export(edge) for name, edge in results.items()}
     graph = helper.make_graph(
-        ops.nodes,
+        _needed(ops.nodes, set(exported)),
         "step",
         graph_inputs,
         [_value_info(name, edge.shape, edge.ids) for name, edge in exported.items()],
@@ -71,7 +78,18 @@ def trace(step: StepFunction, weights: Mapping[str, Weight], state: Iterable[Sta
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)], ir_version=10
     )
-    return Graph(model.SerializeToString(), ops.weights, carries, rings, outputs)
+    return Graph(model.SerializeToString(), ops.weights, carries, rings, in_place, outputs)
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that `wanted` outputs depend on, in order."""
+    kept: list[onnx.NodeProto] = []
+    wanted = set(wanted)
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    return kept[::-1]
 
 
 def _external(name: str, weight: Weight, layout: Layout) -> onnx.TensorProto:

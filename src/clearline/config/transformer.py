@@ -19,8 +19,9 @@ class TransformerConfig:
     """Shape and flavour of one causal transformer.
 
     `ffn_hidden` has one entry per set of weights: one for an ordinary transformer, one per depformer step (or per
-    schedule entry) when `steps` is not 0. `frame_rows` is the number of rows that arrive together in one 80 ms frame;
-    see `Ops.ring_attend` for what it means to the attention window.
+    schedule entry) when `steps` is not 0. `frame_rows` is the number of rows that arrive together in one 80 ms frame.
+    `sliding` gives every row exactly `context` keys; without it, the default, the first rows of a frame see fewer, as in
+    Kyutai's streaming; see `Ops.ring_attend`.
     """
 
     dim: int
@@ -37,6 +38,7 @@ class TransformerConfig:
     steps: int = 0
     schedule: tuple[int, ...] | None = None
     frame_rows: int = 1
+    sliding: bool = False
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_heads", "num_layers", "context", "frame_rows"):
@@ -60,6 +62,11 @@ class TransformerConfig:
             raise ConfigError(f"{len(self.ffn_hidden)} feed-forward sizes were given for {self.num_weights} sets of weights")
         if self.steps and self.gating is None:
             raise ConfigError("weights per step need a gated feed-forward: Kyutai's format has no names for the other")
+
+    @property
+    def window_rows(self) -> int:
+        """Rows that leave the attention window together."""
+        return 1 if self.sliding else self.frame_rows
 
     @property
     def head_dim(self) -> int:

@@ -9,8 +9,9 @@ import numpy as np
 from clearline.config import MimiConfig
 from clearline.errors import AudioError, SessionError
 from clearline.model import MimiDecoder, MimiEncoder
-from clearline.ops import Backend, Leaf, Program, Weight, initial_state
+from clearline.ops import Backend, Leaf, Program, Weight
 
+Kind = Literal["encode", "decode"]
 Window = Literal["frame", "sliding"]
 
 
@@ -26,7 +27,7 @@ class Codec:
         self.cfg = cfg
         self._backend = backend
         self._weights = weights
-        self._programs: dict[tuple[str, int, Window], Program] = {}
+        self._programs: dict[tuple[Kind, int, Window], Program] = {}
 
     @property
     def sample_rate(self) -> int:
@@ -37,16 +38,23 @@ class Codec:
         """Samples per frame."""
         return self.cfg.frame_size
 
-    def program(self, kind: Literal["encode", "decode"], num_codebooks: int, window: Window) -> Program:
+    def program(self, kind: Kind, num_codebooks: int, window: Window) -> Program:
         """The compiled step, made at first use."""
         key = (kind, self.checked_codebooks(num_codebooks), window)
         if key not in self._programs:
-            cfg = self.cfg
-            if window == "sliding" and cfg.transformer is not None:
-                cfg = replace(cfg, transformer=replace(cfg.transformer, frame_rows=1))
-            part = MimiEncoder(cfg, num_codebooks) if kind == "encode" else MimiDecoder(cfg, num_codebooks)
+            part = self._part(*key)
             self._programs[key] = self._backend.compile(part.step, self._weights, part.state(1), part.inputs(1))
         return self._programs[key]
+
+    def state(self, kind: Kind, window: Window) -> dict[str, Leaf]:
+        """Fresh streaming state; it does not depend on the number of codebooks."""
+        return self._backend.state(self._part(kind, 1, window).state(1))
+
+    def _part(self, kind: Kind, num_codebooks: int, window: Window) -> MimiEncoder | MimiDecoder:
+        cfg = self.cfg
+        if window == "sliding" and cfg.transformer is not None:
+            cfg = replace(cfg, transformer=replace(cfg.transformer, sliding=True))
+        return MimiEncoder(cfg, num_codebooks) if kind == "encode" else MimiDecoder(cfg, num_codebooks)
 
     def stream(self, num_codebooks: int | None = None, window: Window = "frame") -> "CodecStream":
         """Fresh encoder and decoder state; all codebooks unless told otherwise."""
@@ -72,12 +80,6 @@ class Codec:
         frames = [stream.decode(frame) for frame in codes.T]
         return np.concatenate(frames) if frames else np.zeros(0, np.float32)
 
-    def initial_encoder_state(self) -> dict[str, Leaf]:
-        return initial_state(MimiEncoder(self.cfg, self.cfg.n_q).state(1), self._backend.dtype)
-
-    def initial_decoder_state(self) -> dict[str, Leaf]:
-        return initial_state(MimiDecoder(self.cfg, self.cfg.n_q).state(1), self._backend.dtype)
-
     def checked_codebooks(self, num_codebooks: int) -> int:
         if not 1 <= num_codebooks <= self.cfg.n_q:
             raise SessionError(f"{num_codebooks} codebooks were asked for; this codec has 1..{self.cfg.n_q}")
@@ -91,8 +93,8 @@ class CodecStream:
         self._codec = codec
         self._window = window
         self.num_codebooks = num_codebooks
-        self._encoder_state = codec.initial_encoder_state()
-        self._decoder_state = codec.initial_decoder_state()
+        self._encoder_state = codec.state("encode", window)
+        self._decoder_state = codec.state("decode", window)
 
     def encode(self, pcm: np.ndarray) -> np.ndarray:
         """One frame: pcm [frame_size], nominally in -1..1 -> codes int64 [num_codebooks]."""
@@ -123,4 +125,4 @@ class CodecStream:
 
     def restart_encoder(self) -> None:
         """Forget everything heard so far."""
-        self._encoder_state = self._codec.initial_encoder_state()
+        self._encoder_state = self._codec.state("encode", self._window)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from clearline.config import LMConfig
 from clearline.model import Depformer, Moshi
-from clearline.ops import Backend, Leaf, Program, Weight, initial_state
+from clearline.ops import Backend, Leaf, Program, Weight
 
 
 class LMPrograms:
@@ -12,7 +12,7 @@ class LMPrograms:
 
     def __init__(self, cfg: LMConfig, backend: Backend, weights: Mapping[str, Weight]) -> None:
         self.cfg = cfg
-        self._dtype = backend.dtype
+        self._backend = backend
         self._moshi = Moshi(cfg)
         self._depformer = Depformer(cfg) if cfg.dep_q else None
         self.temporal: Program = backend.compile(self._moshi.step, weights, self._moshi.state(1), self._moshi.inputs(1))
@@ -22,7 +22,7 @@ class LMPrograms:
             self.depth = [backend.compile(self._depformer.step(k), weights, state, inputs) for k in range(cfg.dep_q)]
 
     def temporal_state(self) -> dict[str, Leaf]:
-        return initial_state(self._moshi.state(1), self._dtype)
+        return self._backend.state(self._moshi.state(1))
 
     def depth_state(self) -> dict[str, Leaf]:
-        return {} if self._depformer is None else initial_state(self._depformer.state(1), self._dtype)
+        return {} if self._depformer is None else self._backend.state(self._depformer.state(1))

@@ -1,6 +1,7 @@
 """What every layer offers: the weights it needs and the state it keeps, under dotted paths."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from clearline.ops import StateSpec, WeightSpec
@@ -20,4 +21,4 @@ def weights_at(path: str, layer: Layer) -> Iterator[WeightSpec]:
 
 def state_at(path: str, layer: Layer, batch: int) -> Iterator[StateSpec]:
     """The layer's state leaves below `path`."""
-    return (StateSpec(f"{path}.{spec.path}", spec.kind, spec.shape) for spec in layer.state(batch))
+    return (replace(spec, path=f"{path}.{spec.path}") for spec in layer.state(batch))

@@ -46,7 +46,9 @@ class AttentionLayer:
 
     def state(self, batch: int) -> Iterator[StateSpec]:
         cfg = self.cfg
-        yield StateSpec("ring", "ring", (batch, cfg.num_kv_heads, cfg.context, cfg.head_dim))
+        # The past that a query can still see; the rows of its own frame come on top during the step.
+        past = max(1, cfg.context - cfg.window_rows)
+        yield StateSpec("ring", "ring", (batch, cfg.num_kv_heads, past, cfg.head_dim), cfg.frame_rows)
 
     def __call__(self, ops: Ops, w: Weights, s: State, x: Array, position: Array, index: int) -> Array:
         cfg = self.cfg
@@ -58,14 +60,13 @@ class AttentionLayer:
             layout: Literal["interleaved", "halves"] = "halves" if cfg.position == "rope_concat" else "interleaved"
             q = ops.rope(q, position, cfg.max_period, layout)
             k = ops.rope(k, position, cfg.max_period, layout)
-        y, ring = ops.ring_attend(q, k, v, s.take("ring"), position, cfg.context, cfg.frame_rows)
+        y, ring = ops.ring_attend(q, k, v, s.take("ring"), position, cfg.context, cfg.window_rows)
         s.put("ring", ring)
-        merged = ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (*x.shape[:2], cfg.dim))
-        return ops.linear(merged, w[f"out_projs.{index}.weight"])
+        return ops.linear(ops.reshape(y, x.shape), w[f"out_projs.{index}.weight"])
 
     def _heads(self, ops: Ops, x: Array) -> Array:
         batch, rows, dim = x.shape
-        return ops.transpose(ops.reshape(x, (batch, rows, dim // self.cfg.head_dim, self.cfg.head_dim)), (0, 2, 1, 3))
+        return ops.reshape(x, (batch, rows, dim // self.cfg.head_dim, self.cfg.head_dim))
 
 
 @dataclass(frozen=True)

@@ -68,20 +68,20 @@ class OpsOf(Protocol[A]):
     def rope(self, x: A, position: A, period: float, layout: Literal["interleaved", "halves"]) -> A:
         """Rotate pair i of row t by the angle (position + t) * period^(-2i/D); angles in f32, absolute positions.
 
-        x [B, H, T, D]; position int64 [B]; pairs are (2i, 2i+1) when interleaved, (i, D/2+i) in halves.
+        x [B, T, H, D]; position int64 [B]; pairs are (2i, 2i+1) when interleaved, (i, D/2+i) in halves.
         """
 
     def sin_embedding(self, position: A, rows: int, dim: int, period: float) -> A:
         """[cos(p / period^(i/(dim/2-1))), sin(same)] for p = position + t. Returns [B, rows, dim]."""
 
-    def ring_attend(self, q: A, k: A, v: A, ring: Any, position: A, context: int, frame_rows: int) -> tuple[A, Any]:
+    def ring_attend(self, q: A, k: A, v: A, ring: Any, position: A, context: int, window_rows: int) -> tuple[A, Any]:
         """y = softmax(q K^T / sqrt(D) over the visible keys) V, with K, V = the old ring and the new rows.
 
-        q [B, H, T, D]; k, v [B, Hkv, T, D], query head h reads key head h // (H/Hkv). The key at absolute position p is
-        visible to the query at position t when p <= t and p > end(t) - context, where end(t) is the last position of
-        t's frame of `frame_rows` rows. With frame_rows 1 that is the plain sliding window; with more it is what a ring
-        of `context` slots can still hold once the whole frame is in it, which is how Kyutai streams Mimi.
-        Returns y and the rows for the backend to commit at slots position mod capacity.
+        q [B, T, H, D]; k, v [B, T, Hkv, D], query head h reads key head h // (H/Hkv); y [B, T, H, D]. The key at absolute
+        position p is visible to the query at position t when p <= t and p > end(t) - context, where end(t) is the last
+        position of t's group of `window_rows` rows. With window_rows 1 that is the plain sliding window; with more it
+        is what a ring of `context` slots can still hold once the whole group is in it, which is how Kyutai streams Mimi.
+        Returns y and the rows for the backend to commit to the ring.
         """
 
     def conv1d(self, x: A, weight: Weight, stride: int, dilation: int = 1) -> A:
@@ -134,7 +134,9 @@ class Backend(Protocol):
     """What executes steps: compile once, run many times."""
 
     name: str
-    dtype: np.dtype[Any]
+
+    def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
+        """Fresh state: position 0, carries 0, rings empty."""
 
     def compile(
         self,
@@ -142,4 +144,5 @@ class Backend(Protocol):
         weights: Mapping[str, Weight],
         state: Iterable[StateSpec],
         inputs: Mapping[str, InputSpec],
-    ) -> Program: ...
+    ) -> Program:
+        """Make `step` ready to run on these weights."""

@@ -19,62 +19,76 @@ _FIRST_RING_SLOTS = 64
 class StateSpec:
     """One leaf: `position` int64 [B], the only clock; `carry`, a small tail of zeros; `ring`, keys and values.
 
-    A ring's shape is [B, heads, capacity, head dimension].
+    A ring's shape is [B, heads, capacity, head dimension]; it takes `rows` new rows a step.
     """
 
     path: str
     kind: Literal["position", "carry", "ring"]
     shape: tuple[int, ...]
+    rows: int = 1
 
 
 class Ring:
-    """Keys and values of one attention layer; absolute position p lives in slot p mod capacity.
+    """Keys and values of the past: absolute position p lives in slot p mod capacity, in arrays [B, heads, slots, D].
 
-    Unwritten keys are NaN, so that a stale read screams. Memory grows by doubling up to the capacity: a short session
-    of a model with a long context stays small, and attention never reads slots that were never filled.
+    After the `slots` come `rows` spare ones, where a backend may let an operation write the newest rows in place. What
+    was never written is NaN in the keys, so that a stale read screams. Memory grows by doubling up to the capacity: a
+    short session of a model with a long context stays small, and attention never reads slots that were never filled.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        batch, heads, capacity, dim = shape
-        self.capacity = capacity
-        slots = min(capacity, _FIRST_RING_SLOTS)
-        self.k = np.full((batch, heads, slots, dim), np.nan, dtype)
-        self.v = np.zeros((batch, heads, slots, dim), dtype)
+    def __init__(self, spec: StateSpec, dtype: Any) -> None:
+        batch, heads, self.capacity, dim = spec.shape
+        self.rows = spec.rows
+        self.k = np.zeros((batch, heads, 0, dim), dtype)
+        self.v = np.zeros((batch, heads, 0, dim), dtype)
+        self._resize(_FIRST_RING_SLOTS)
 
-    @property
-    def slots(self) -> int:
-        return self.k.shape[2]
+    def _resize(self, slots: int) -> None:
+        self.slots = min(self.capacity, slots)
+        pad = ((0, 0), (0, 0), (0, self.slots + self.rows - self.k.shape[2]), (0, 0))
+        self.k = np.pad(self.k, pad, constant_values=np.nan)
+        self.v = np.pad(self.v, pad)
 
     def reserve(self, end: int) -> None:
         """Make room for positions below `end`, as far as the capacity goes."""
-        while self.slots < min(end, self.capacity):
-            extra = min(self.slots, self.capacity - self.slots)
-            pad = ((0, 0), (0, 0), (0, extra), (0, 0))
-            self.k = np.pad(self.k, pad, constant_values=np.nan)
-            self.v = np.pad(self.v, pad)
+        slots = self.slots
+        while slots < min(end, self.capacity):
+            slots *= 2
+        if slots != self.slots:
+            self._resize(slots)
 
     def commit(self, k: np.ndarray, v: np.ndarray, position: np.ndarray) -> None:
-        """Write rows [B, heads, T, D] at positions position[b] .. position[b]+T-1."""
-        rows = k.shape[2]
+        """Write rows [B, T, heads, D] at positions position[b] .. position[b]+T-1."""
+        rows = k.shape[1]
         self.reserve(int(position.max()) + rows)
         first = max(0, rows - self.capacity)
         for b, start in enumerate(position.tolist()):
             slots = (start + np.arange(first, rows)) % self.slots
-            self.k[b, :, slots] = k[b, :, first:].transpose(1, 0, 2)
-            self.v[b, :, slots] = v[b, :, first:].transpose(1, 0, 2)
+            self.k[b, :, slots] = k[b, first:]
+            self.v[b, :, slots] = v[b, first:]
+
+    def settle(self, position: int) -> None:
+        """An operation wrote this step's rows right behind the past (batch 1): those that wrapped move to their slots."""
+        self.reserve(position + self.rows)
+        start = min(position, self.capacity)
+        for i in range(self.rows):
+            slot = (position + i) % self.capacity
+            if slot != start + i:
+                self.k[:, :, slot] = self.k[:, :, start + i]
+                self.v[:, :, slot] = self.v[:, :, start + i]
 
 
 Leaf = np.ndarray | Ring
 
 
-def initial_state(specs: Iterable[StateSpec], dtype: Any) -> dict[str, Leaf]:
-    """Fresh leaves: position 0, carries 0, rings empty."""
+def initial_state(specs: Iterable[StateSpec], dtype: Any, ring: type[Ring] = Ring) -> dict[str, Leaf]:
+    """Fresh leaves: position 0, carries 0, rings empty, of the backend's own class if it has one."""
     leaves: dict[str, Leaf] = {}
     for spec in specs:
         if spec.path in leaves:
             raise SessionError(f"two state leaves are called {spec.path}")
         if spec.kind == "ring":
-            leaves[spec.path] = Ring(spec.shape, dtype)
+            leaves[spec.path] = ring(spec, dtype)
         else:
             leaves[spec.path] = np.zeros(spec.shape, np.int64 if spec.kind == "position" else dtype)
     return leaves

@@ -1,7 +1,7 @@
 """Weights: named arrays, dense or quantised, and the specification a model definition asks for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,13 @@ class WeightSpec:
 class Weight:
     """One named tensor as the checkpoint holds it.
 
-    Dense: `data` is the array in its stored dtype (float32, float16 or bfloat16). Quantised: `data` holds unsigned codes
-    [out, in] as uint8 and the value is (code - zero) * scale, with one `scale` [out, in/group] per group along `in` and
-    the zero point 2^(bits-1) of symmetric groups.
+    Dense: `data` is the array in its stored dtype (float32, float16 or bfloat16). Quantised, `bits` 4 or 8: `data` holds
+    unsigned codes as uint8 [out, in * bits / 8], two 4-bit codes a byte with the even one low, and with groups of
+    `group` along `in` the value is
+
+        (code - 2^(bits-1)) * scale + offset
+
+    with `scale` and `offset` [out, in / group]; `offset` None means zero everywhere (symmetric groups).
     """
 
     name: str
@@ -31,19 +35,46 @@ class Weight:
     scale: np.ndarray | None = None
     bits: int = 0
     group: int = 0
+    offset: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.data.shape)
+        """The logical shape, [out, in] when quantised."""
+        if not self.bits:
+            return tuple(self.data.shape)
+        return (self.data.shape[0], self.data.shape[1] * 8 // self.bits)
+
+    def codes(self) -> np.ndarray:
+        """The unsigned codes [out, in], one a byte."""
+        if self.bits == 8:
+            return self.data
+        pairs = np.stack([self.data & 15, self.data >> 4], -1)
+        return pairs.reshape(self.data.shape[0], -1)
 
     def dense(self, dtype: Any) -> np.ndarray:
         """The values as an array of `dtype`, dequantised where needed."""
         if self.scale is None:
             return np.asarray(self.data).astype(dtype, copy=False)
         zero = 1 << (self.bits - 1)
-        groups = self.data.reshape(self.data.shape[0], -1, self.group).astype(dtype) - zero
-        values: np.ndarray = (groups * self.scale[..., None].astype(dtype)).reshape(self.data.shape)
-        return values
+        groups = self.codes().reshape(self.data.shape[0], -1, self.group).astype(dtype) - zero
+        values: np.ndarray = groups * self.scale[..., None].astype(dtype)
+        if self.offset is not None:
+            values = values + self.offset[..., None].astype(dtype)
+        return values.reshape(self.shape)
+
+    def rows(self, start: int, stop: int) -> "Weight":
+        """The rows start..stop, dense or quantised, without copying."""
+        scale = None if self.scale is None else self.scale[start:stop]
+        offset = None if self.offset is None else self.offset[start:stop]
+        return replace(self, data=self.data[start:stop], scale=scale, offset=offset)
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Unsigned codes [out, in], one a byte, as `Weight.data` holds them."""
+    if bits == 8:
+        return np.ascontiguousarray(codes, np.uint8)
+    packed: np.ndarray = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    return packed.astype(np.uint8, copy=False)
 
 
 def quantise(weight: Weight, bits: int, group: int = 32) -> Weight:
@@ -52,9 +83,17 @@ def quantise(weight: Weight, bits: int, group: int = 32) -> Weight:
     For 4 bits the largest magnitude maps to -8 with its own sign, which uses all sixteen codes (as GGUF's Q4_0 does).
     Raises ConfigError when the input axis is not a multiple of `group`.
     """
+    if len(weight.shape) != 2 or weight.shape[1] % group:
+        raise ConfigError(f"{weight.name} {weight.shape} cannot be quantised in groups of {group}")
+    # A block of rows at a time: the float32 copies of a large matrix would cost several times its quantised size.
+    step = max(1, (1 << 20) // weight.shape[1])
+    parts = [_quantise_rows(weight.rows(i, i + step), bits, group) for i in range(0, weight.shape[0], step)]
+    codes, scale = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Weight(weight.name, codes, scale, bits, group)
+
+
+def _quantise_rows(weight: Weight, bits: int, group: int) -> tuple[np.ndarray, np.ndarray]:
     values = weight.dense(np.float32)
-    if values.ndim != 2 or values.shape[1] % group:
-        raise ConfigError(f"{weight.name} {values.shape} cannot be quantised in groups of {group}")
     groups = values.reshape(values.shape[0], -1, group)
     zero = 1 << (bits - 1)
     if bits == 4:
@@ -64,7 +103,7 @@ def quantise(weight: Weight, bits: int, group: int = 32) -> Weight:
         scale = np.abs(groups).max(-1) / (zero - 1)
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
     codes = np.clip(np.rint(groups * inverse[..., None]) + zero, 0, 2 * zero - 1).astype(np.uint8)
-    return Weight(weight.name, codes.reshape(values.shape), scale.astype(np.float32), bits, group)
+    return pack(codes.reshape(values.shape), bits), scale.astype(np.float32)
 
 
 class Weights:
