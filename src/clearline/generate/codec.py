@@ -26,7 +26,7 @@ class Codec:
     def __init__(self, cfg: MimiConfig, backend: Backend, weights: Mapping[str, Weight]) -> None:
         self.cfg = cfg
         self._backend = backend
-        self._weights = weights
+        self.weights = weights
         self._programs: dict[tuple[Kind, int, Window], Program] = {}
 
     @property
@@ -43,7 +43,7 @@ class Codec:
         key = (kind, self.checked_codebooks(num_codebooks), window)
         if key not in self._programs:
             part = self._part(*key)
-            self._programs[key] = self._backend.compile(part.step, self._weights, part.state(1), part.inputs(1))
+            self._programs[key] = self._backend.compile(part.step, self.weights, part.state(1), part.inputs(1))
         return self._programs[key]
 
     def state(self, kind: Kind, window: Window) -> dict[str, Leaf]:

@@ -12,6 +12,7 @@ class LMPrograms:
 
     def __init__(self, cfg: LMConfig, backend: Backend, weights: Mapping[str, Weight]) -> None:
         self.cfg = cfg
+        self.weights = weights
         self._backend = backend
         self._moshi = Moshi(cfg)
         self._depformer = Depformer(cfg) if cfg.dep_q else None

@@ -1,0 +1,96 @@
+"""One language-model step (temporal transformer and depformer) in official shapes with random weights.
+
+    python benchmarks/lm_step.py [--shape hibiki-1b|moshi-7b] [--bits 4 8] [--context 500 3000] [--peer]
+
+Reports the bytes of weights and cache a step must read, and which fraction of the measured DRAM bandwidth that is.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import shapes
+from peers.run import peer
+from timing import Times, machine, summary
+
+from clearline.backends import get_backend
+from clearline.config import LMConfig
+from clearline.generate import LMPrograms
+from clearline.lab.bench import matrix_bytes, read_bandwidth
+from clearline.ops import Ring, Weight
+
+SHAPES = {"hibiki-1b": shapes.hibiki_1b, "moshi-7b": shapes.moshi_7b}
+
+
+def step_bytes(cfg: LMConfig, weights: dict[str, Weight], filled: int) -> int:
+    """Bytes that one step cannot avoid reading: every linear weight, the keys and values so far; of tables only rows."""
+    heads = cfg.transformer.num_kv_heads * cfg.transformer.head_dim
+    return matrix_bytes(weights) + 2 * 4 * heads * min(filled, cfg.transformer.context) * cfg.transformer.num_layers
+
+
+def ours(programs: LMPrograms, filled: int, steps: int) -> tuple[Times, Times]:
+    state = programs.temporal_state()
+    rng = np.random.default_rng(0)
+    for leaf in state.values():
+        if isinstance(leaf, Ring):
+            leaf.reserve(filled)
+            leaf.k[:] = 0.1
+    state["position"] = np.array([filled])
+    temporal: list[float] = []
+    depth: list[float] = []
+    depth_state = programs.depth_state()
+    for _ in range(steps + 5):
+        row = rng.integers(0, 2048, (1, programs.cfg.streams))
+        start = time.perf_counter()
+        hidden = programs.temporal.run(state, {"row": row})["hidden"]
+        middle = time.perf_counter()
+        depth_state["position"] = np.zeros(1, np.int64)
+        for k, program in enumerate(programs.depth):
+            program.run(depth_state, {"hidden": hidden, "token": np.array([k])})["logits"].argmax()
+        temporal.append((middle - start) * 1e3)
+        depth.append((time.perf_counter() - middle) * 1e3)
+    return summary(temporal[5:]), summary(depth[5:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="hibiki-1b")
+    parser.add_argument("--bits", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--context", type=int, nargs="+", default=[500, 3000])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer", action="store_true", help="time PyTorch moshi in bf16 too")
+    args = parser.parse_args()
+    print(machine())
+    bandwidth = read_bandwidth(args.threads)
+    print(f"DRAM read {bandwidth:.1f} GB/s with {args.threads} threads")
+    print("\n| step | temporal | depformer | sum | GB a step | of bandwidth |\n|---|---|---|---|---|---|")
+    cfg = SHAPES[args.shape]()
+    for bits in args.bits:
+        weights = shapes.random_lm(cfg, bits)
+        programs = LMPrograms(cfg, get_backend("onnx", args.threads), weights)
+        for filled in args.context:
+            temporal, depth = ours(programs, filled, args.steps)
+            total = temporal.median + depth.median
+            size = step_bytes(cfg, weights, filled) / 1e9
+            print(
+                f"| {args.shape} q{bits}, {filled} filled | {temporal.median:.1f} ms | {depth.median:.1f} ms | {total:.1f} ms | "
+                f"{size:.2f} | {size / total * 1e3 / bandwidth:.0%} |",
+                flush=True,
+            )
+        del programs, weights
+    if args.peer:
+        for filled in args.context:
+            result = peer("lm_moshi.py", args.steps, args.threads, args.shape, filled)
+            if isinstance(result, str):
+                print(f"| moshi (PyTorch bf16) | {result} | | | | |")
+            else:
+                temporal, depth = result["temporal"], result["depth"]
+                print(
+                    f"| moshi (PyTorch bf16), whole ring | {temporal.median:.1f} ms | {depth.median:.1f} ms "
+                    f"| {temporal.median + depth.median:.1f} ms | | |"
+                )
+
+
+if __name__ == "__main__":
+    main()

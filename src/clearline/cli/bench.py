@@ -1,0 +1,41 @@
+"""`clearline bench`: is this machine fast enough for this model?"""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from clearline.cli.options import BackendOption, JsonOption, ModelOption, ThreadsOption
+from clearline.cli.progress import RunProgress
+
+
+def bench(
+    model: ModelOption = "nano",
+    frames: Annotated[int, typer.Option(min=10, max=100_000, help="Frames to time, after a warm-up.")] = 100,
+    quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
+    backend: BackendOption = "onnx",
+    threads: ThreadsOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Time every part of a frame, beside what the memory bandwidth of this machine allows."""
+    import os
+
+    from clearline.app import load
+    from clearline.lab.bench import bench as measure
+
+    loaded = load(model, backend=backend, quantize=quantize, threads=threads)  # type: ignore[arg-type]
+    with RunProgress("bench", show_text=False, quiet=json_output) as progress:
+        report = measure(loaded, frames, threads or os.cpu_count() or 1, progress.frame)
+    if json_output:
+        derived = {"speed": report.speed, "fraction_of_limit": report.fraction_of_limit, "verdict": report.verdict}
+        typer.echo(json.dumps(asdict(report) | derived, indent=2))
+        return
+    for part, milliseconds in [*report.parts.items(), ("sampling and the rest", report.overhead)]:
+        typer.echo(f"{part:<22} {milliseconds:7.2f} ms")
+    typer.echo(f"{'frame':<22} {report.frame:7.2f} ms   (99th percentile {report.p99:.2f} ms, {report.frames} frames of 80 ms)")
+    typer.echo(
+        f"memory: {report.gigabytes * 1e3:.0f} MB a frame at {report.bandwidth:.0f} GB/s is "
+        f"{report.fraction_of_limit:.0%} of the time taken"
+    )
+    typer.echo(report.verdict)

@@ -1,0 +1,1 @@
+"""The laboratory: measurements and comparisons around the engine."""

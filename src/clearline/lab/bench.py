@@ -1,0 +1,137 @@
+"""How fast is this model on this machine, where does the time go, and how far is that from what memory allows?"""
+
+import copy
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from clearline.app import Model
+from clearline.generate import Codec, Session
+from clearline.generate.codec import Kind, Window
+from clearline.ops import Leaf, Program, Weight
+
+FRAME_MS = 80.0
+PARTS = ("encode", "temporal", "depformer", "decode")
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Milliseconds a frame (medians), by part; gigabytes a frame must read, and GB/s the machine can.
+
+    `overhead` is everything that is not inside a backend: sampling, alignment, Python.
+    """
+
+    parts: dict[str, float]
+    overhead: float
+    frame: float
+    p99: float
+    frames: int
+    bandwidth: float
+    gigabytes: float
+
+    @property
+    def fraction_of_limit(self) -> float:
+        """Share of the time that reading the bytes once at full bandwidth would take."""
+        return self.gigabytes / self.bandwidth * 1e3 / self.frame
+
+    @property
+    def speed(self) -> float:
+        """Multiple of real time."""
+        return FRAME_MS / self.frame
+
+    @property
+    def verdict(self) -> str:
+        if self.p99 <= FRAME_MS:
+            return f"real time with {self.speed:.1f}x to spare"
+        if self.frame <= FRAME_MS:
+            return f"real time on average ({self.speed:.1f}x), but 1 frame in 100 takes {self.p99:.0f} ms: expect dropouts"
+        return f"too slow for conversation: a frame of 80 ms takes {self.frame:.0f} ms ({self.speed:.2f}x real time)"
+
+
+def bench(model: Model, frames: int = 100, threads: int = 2, on_frame: Callable[[int, int], None] | None = None) -> BenchReport:
+    """Step a session of `model` on noise for `frames` frames after a warm-up, and time every part."""
+    clock: dict[str, float] = defaultdict(float)
+    programs = copy.copy(model.programs)
+    programs.temporal = _Timed(programs.temporal, "temporal", clock)
+    programs.depth = [_Timed(program, "depformer", clock) for program in programs.depth]
+    pcm = (np.random.default_rng(0).standard_normal((frames + 5, model.mimi.frame_size)) * 0.05).astype(np.float32)
+    rows: list[dict[str, float]] = []
+    totals: list[float] = []
+    with Session(_TimedCodec(model.mimi, clock), programs, model.tokenizer, model.generation()) as session:
+        for number, samples in enumerate(pcm):
+            clock.clear()
+            start = time.perf_counter()
+            session.step(samples)
+            total = (time.perf_counter() - start) * 1e3
+            if number >= 5:
+                rows.append({part: clock[part] * 1e3 for part in PARTS})
+                totals.append(total)
+            if on_frame is not None:
+                on_frame(number, len(pcm))
+    parts = {part: float(np.median([row[part] for row in rows])) for part in PARTS}
+    overhead = float(np.median([total - sum(row.values()) for row, total in zip(rows, totals, strict=True)]))
+    return BenchReport(
+        parts, overhead, float(np.median(totals)), float(np.percentile(totals, 99)), frames,
+        read_bandwidth(threads), frame_bytes(model, frames) / 1e9,
+    )  # fmt: skip
+
+
+def frame_bytes(model: Model, filled: int) -> int:
+    """Bytes a frame cannot avoid reading: every matrix once, and the keys and values of `filled` positions."""
+    cfg = model.config.transformer
+    cache = 2 * 4 * cfg.num_kv_heads * cfg.head_dim * min(filled, cfg.context) * cfg.num_layers
+    return matrix_bytes(model.programs.weights) + matrix_bytes(model.mimi.weights) + cache
+
+
+def matrix_bytes(weights: Mapping[str, Weight]) -> int:
+    """Bytes of the matrices; embedding tables are left out, since a step reads single rows of them."""
+    total = 0
+    for name, weight in weights.items():
+        if len(weight.shape) >= 2 and not any("emb" in part and "embedding" not in part for part in name.split(".")):
+            total += (
+                weight.data.nbytes + (0 if weight.scale is None else weight.scale.nbytes) if weight.bits else weight.data.size * 4
+            )
+    return total
+
+
+def read_bandwidth(threads: int = 2, megabytes: int = 512, rounds: int = 5) -> float:
+    """Measured DRAM read bandwidth in GB/s: the best of `rounds` dot products over arrays far larger than the caches."""
+    arrays = [np.ones(megabytes * 250_000 // threads, np.float32) for _ in range(threads)]
+    best = 0.0
+    for _ in range(rounds):
+        workers = [threading.Thread(target=np.dot, args=(array, array)) for array in arrays]
+        start = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        best = max(best, sum(array.nbytes for array in arrays) / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+class _Timed:
+    """A program that adds the time it takes to a clock."""
+
+    def __init__(self, program: Program, part: str, clock: dict[str, float]) -> None:
+        self._program, self._part, self._clock = program, part, clock
+
+    def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        start = time.perf_counter()
+        outputs = self._program.run(state, inputs)
+        self._clock[self._part] += time.perf_counter() - start
+        return outputs
+
+
+class _TimedCodec(Codec):
+    """A codec whose programs are timed; it shares everything else with the one it is made from."""
+
+    def __init__(self, codec: Codec, clock: dict[str, float]) -> None:
+        self.__dict__ = dict(codec.__dict__)
+        self._clock = clock
+
+    def program(self, kind: Kind, num_codebooks: int, window: Window) -> Program:
+        return _Timed(super().program(kind, num_codebooks, window), kind, self._clock)
