@@ -19,8 +19,8 @@ def arrange(weight: Weight, layout: Layout) -> np.ndarray:
         assert weight.scale is not None
         return np.ascontiguousarray(weight.scale, np.float32).reshape(-1)
     if layout == "offsets":  # [out, groups] -> [groups, out]
-        assert weight.offset is not None
-        return np.ascontiguousarray(weight.offset.T, np.float32)
+        assert weight.bias is not None and weight.scale is not None
+        return np.ascontiguousarray((weight.bias + np.float32(weight.zero) * weight.scale).T, np.float32)
     values = weight.dense(np.float32)
     if layout == "transposed":
         values = values.T

@@ -79,14 +79,14 @@ class TraceOps:
         """One node with one output."""
         name = f"{op.lower()}_{len(self.nodes)}"
         names = ["" if edge is None else edge.name for edge in inputs]
-        self.nodes.append(helper.make_node(op, names, [name], domain=domain, **attributes))
+        self.nodes.append(helper.make_node(op, names, [name], name=name, domain=domain, **attributes))
         return Edge(self, name, tuple(shape), ids)
 
     def emit_many(self, op: str, inputs: Sequence[Edge | None], shapes: Sequence[Sequence[int]], **attributes: Any) -> list[Edge]:
         """One node of ONNX Runtime's own domain with several float outputs."""
         names = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(len(shapes))]
         edges = ["" if edge is None else edge.name for edge in inputs]
-        self.nodes.append(helper.make_node(op, edges, names, domain="com.microsoft", **attributes))
+        self.nodes.append(helper.make_node(op, edges, names, name=names[0], domain="com.microsoft", **attributes))
         return [Edge(self, name, tuple(shape)) for name, shape in zip(names, shapes, strict=True)]
 
     def constant(self, value: np.ndarray) -> Edge:
@@ -151,14 +151,14 @@ class TraceOps:
             inputs = [x, self.weight(weight, "codes"), self.weight(weight, "scales")]
             sizes: dict[str, Any] = {"K": weight.shape[1], "N": weight.shape[0], "bits": weight.bits, "block_size": weight.group}
             y = self.emit("MatMulNBits", inputs, shape, domain="com.microsoft", accuracy_level=4, **sizes)
-            if weight.offset is not None:
+            if weight.bias is not None:
                 y = y + self._offsets(x, weight)
         else:
             y = self.emit("MatMul", [x, self.weight(weight, "transposed")], shape)
         return y if bias is None else self.emit("Add", [y, self.weight(bias)], shape)
 
     def _offsets(self, x: Edge, weight: Weight) -> Edge:
-        """What a group's constant offset adds: the sum of the group's inputs times it. MatMulNBits has no such term."""
+        """What an asymmetric group adds to a symmetric one: the sum of its inputs times a constant, which MatMulNBits lacks."""
         grouped = (*x.shape[:-1], weight.shape[1] // weight.group, weight.group)
         last = self.constant(np.array([-1], np.int64))
         sums = self.emit("ReduceSum", [self.reshape(x, grouped), last], grouped[:-1], keepdims=0)
@@ -178,10 +178,19 @@ class TraceOps:
             case "silu":
                 return x * self.emit("Sigmoid", [x], x.shape)
             case "elu":
-                return self.emit("Elu", [x], x.shape, alpha=alpha)
+                return self._elu(x, alpha)
             case "gelu" | "sigmoid" | "tanh" | "relu":
                 return self.emit(name.capitalize(), [x], x.shape)
         raise AssertionError(name)
+
+    def _elu(self, x: Edge, alpha: float) -> Edge:
+        # ONNX Runtime's own Elu rounds differently where threads divide its input. With e^x - 1 >= x, and equal signs,
+        # the larger of x and e^min(x,0) - 1 is the ELU of alpha 1.
+        zero, one = (self.constant(np.array(i, np.float32)) for i in (0, 1))
+        low = self.emit("Exp", [self.emit("Min", [x, zero], x.shape)], x.shape) - one
+        if alpha == 1:
+            return self.emit("Max", [x, low], x.shape)
+        return self.emit("Relu", [x], x.shape) + low * self.constant(np.array(alpha, np.float32))
 
     # -- positions and attention ----------------------------------------------------------------
 
@@ -332,7 +341,7 @@ class TraceOps:
         rows = (x.shape[1] - dilation * (kernel - 1) - 1) // stride + 1
         if kernel == 1 and stride == 1:
             taps = x
-        elif kernel == 2 * stride and dilation == 1:
+        elif kernel == 2 * stride and dilation == 1 and x.shape[1] == (rows + 1) * stride:
             blocks = self.reshape(x, (batch, rows + 1, stride * channels))
             taps = self.concat([self.slice(blocks, 1, 0, rows), self.slice(blocks, 1, 1, rows + 1)], 2)
         else:

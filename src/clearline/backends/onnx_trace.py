@@ -52,7 +52,7 @@ def trace(step: StepFunction, weights: Mapping[str, Weight], state: Iterable[Sta
         # An input may be an output too (a carry passed through), so every output gets a name of its own.
         name = f"{edge.name}.out"
         if name not in exported:
-            ops.nodes.append(helper.make_node("Identity", [edge.name], [name]))
+            ops.nodes.append(helper.make_node("Identity", [edge.name], [name], name=name))
             exported[name] = edge
         return name
 
