@@ -7,7 +7,6 @@ import numpy as np
 
 from clearline.config import DepformerConfig, LMConfig, TransformerConfig
 from clearline.config.kyutai import MOSHI_7B, official_mimi, parse_checkpoint
-from clearline.config.transformer import gated_hidden
 from clearline.model import lm_weights, mimi_weights
 from clearline.ops import Weight
 

@@ -17,14 +17,14 @@ import wave
 from pathlib import Path
 from typing import Any
 
-from make_golden import Recorder, codec_margin, codec_streams, official_pipeline, relative  # sets NO_TORCH_COMPILE first
-
-import clearline
 import numpy as np
 import torch
 from cases import CASES
 from make_checkpoint import load_checkpoint, make_checkpoint
+from make_golden import Recorder, codec_margin, codec_streams, official_pipeline, relative
 from philox_mimi import test_pcm
+
+import clearline
 
 FRAME = 1920
 TIE = 2e-5  # a greedy choice whose two best logits lie closer than this may fall either way

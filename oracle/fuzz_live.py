@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from compare_live import Check, compare_codec, compare_lm  # sets NO_TORCH_COMPILE first
-
-import clearline
 import numpy as np
 from cases import Case, lm, mimi
+from compare_live import Check, compare_codec, compare_lm
 from make_checkpoint import load_checkpoint, make_checkpoint
+
+import clearline
 
 
 def random_case(rng: np.random.Generator, seed: int) -> Case:

@@ -115,7 +115,7 @@ def huggingface_mimi(model: MimiModel, config: dict) -> tuple[dict[str, torch.Te
             side, layer, rest = re.match(r"(.*)\.transformer\.layers\.(\d+)\.(.*)", name).groups()
             prefix = f"{side}.layers.{layer}."
             if rest.startswith("self_attn.in_projs.0"):
-                for key, part in zip("qkv", value.chunk(3)):
+                for key, part in zip("qkv", value.chunk(3), strict=True):
                     if key != "v":
                         # Kyutai rotates neighbouring pairs, transformers rotates the two halves of a head.
                         part = part.view(heads, -1, 2, part.shape[1]).transpose(1, 2).reshape(part.shape)

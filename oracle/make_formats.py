@@ -69,7 +69,7 @@ def outputs(model: LMModel, rows: np.ndarray, tokens: np.ndarray) -> dict[str, n
     hidden, text, audio = [], [], []
     with model.streaming(1):
         model.depformer.set_streaming_detached(True)
-        for row, depth in zip(rows, tokens):
+        for row, depth in zip(rows, tokens, strict=True):
             h, t = model.forward_text(torch.from_numpy(row)[None, :, None])
             hidden.append(h[0, 0].numpy())
             text.append(t.flatten().numpy())

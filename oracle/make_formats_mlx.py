@@ -53,7 +53,7 @@ def lm_config(raw: dict) -> LmConfig:
 
 def outputs(model: models.Lm, rows: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
     hidden, text, audio = [], [], []
-    for row, depth in zip(rows, tokens):
+    for row, depth in zip(rows, tokens, strict=True):
         x = model.text_emb(mx.array([[int(row[0])]]))
         for k, table in enumerate(model.audio_embs):
             x = x + table(mx.array([[int(row[k + 1])]]))
@@ -63,7 +63,7 @@ def outputs(model: models.Lm, rows: np.ndarray, tokens: np.ndarray) -> dict[str,
         for cache in model.depformer_cache:
             cache.reset()
         logits = []
-        for part, token in zip(model.depformer.slices, depth):
+        for part, token in zip(model.depformer.slices, depth, strict=True):
             y = part.linear_in(h) + part.emb(mx.array([[int(token)]]))
             logits.append(np.array(part.linear_out(part.transformer(y, cache=model.depformer_cache)))[0, 0])
         audio.append(np.stack(logits))

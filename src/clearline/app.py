@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clearline.audio import read_audio, to_mono
+from clearline.audio import clipped_samples, read_audio, to_mono
 from clearline.backends import DEFAULT_BACKEND, get_backend
-from clearline.checkpoint import Checkpoint, open_checkpoint, read_mimi
+from clearline.checkpoint import Checkpoint, is_linear, model_path, open_checkpoint, read_mimi
+from clearline.checkpoint.convert import cached
 from clearline.config import PRESETS, GenerationConfig, LMConfig, Sampling, preset
-from clearline.config.kyutai import official_mimi
+from clearline.config.checkpoint import WORST
 from clearline.errors import CheckpointError, ConfigError
 from clearline.generate import Batch, Codec, Frame, Generator, LMPrograms, Session
 from clearline.generate.session import silent_tokens
@@ -27,9 +28,17 @@ from clearline.trace import Recorder
 Quantize = Literal["q8", "q4"]
 _BITS: dict[str, int] = {"q8": 8, "q4": 4}
 
+# Larger language models are quantised once, into CLEARLINE_HOME, and mapped from there ever after.
+_CACHED_FROM_BYTES = 500_000_000
+
+END_OF_TEXT = 2
+
 # After the input ends, silence is fed until the model has said nothing for this long, and never longer than the limit.
 TAIL_QUIET_SECONDS = 2.0
 TAIL_LIMIT_SECONDS = 15.0
+
+# The settings of a run that say which token is read when, for the facts of a result.
+ALIGNMENT = ("first_frame", "user_offset", "acoustic_delay", "pad_early_acoustic", "early_text")
 
 
 def code_version() -> str:
@@ -65,6 +74,11 @@ class Result:
         return float(self.codes_in.shape[1]) * 0.08
 
     @property
+    def clipped(self) -> int:
+        """Samples of pcm outside -1..1, which a 16-bit file clips."""
+        return clipped_samples(self.pcm)
+
+    @property
     def speed(self) -> float:
         """Multiple of real time."""
         return self.audio_seconds / max(self.seconds, 1e-9)
@@ -78,11 +92,11 @@ class Model:
         self.backend = backend
         self.quantize = quantize
         self.tokenizer: Tokenizer = checkpoint.tokenizer()
-        self.mimi = Codec(checkpoint.mimi_config, backend, checkpoint.mimi_weights())
-        weights = checkpoint.lm_weights()
-        if quantize is not None:
-            weights = _quantised(weights, _BITS[quantize])
-        self.programs = LMPrograms(checkpoint.config.lm, backend, weights)
+        self.mimi = Codec(checkpoint.mimi_config, backend, dict(checkpoint.mimi_weights()))
+        # Reading one by one: of a checkpoint that is quantised here, only the quantised weights stay in memory.
+        self._weights = _loaded(checkpoint.lm_weights(), 0 if quantize is None else _BITS[quantize])
+        self._worst: LMPrograms | None = None
+        self.programs = LMPrograms(checkpoint.config.lm, backend, self._weights)
 
     @property
     def config(self) -> LMConfig:
@@ -95,23 +109,36 @@ class Model:
         seed: int | None = None,
         text: Sampling | None = None,
         audio: Sampling | None = None,
+        guidance: float | None = None,
     ) -> GenerationConfig:
         """Generation settings: the checkpoint's own, or a named preset, with single values replaced."""
         base = _base_generation(preset, self.checkpoint.config.generation)
-        changes = {"seed": seed, "text": text, "audio": audio}
+        changes = {"seed": seed, "text": text, "audio": audio, "guidance": guidance}
         return replace(base, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
     def session(self, preset: str | GenerationConfig | None = None, **changes: Any) -> Session:
         """A new conversation; settings as in `generation`. Use it in a `with` block and step it with 80 ms frames."""
-        return Session(self.mimi, self.programs, self.tokenizer, self.generation(preset, **changes))
+        config = self.generation(preset, **changes)
+        return Session(self.mimi, self.programs, self.tokenizer, config, guide=self._guide(config))
 
     def batch(self, seeds: Sequence[int], preset: str | GenerationConfig | None = None, workers: int = 2, **changes: Any) -> Batch:
         """Independent sessions, one per seed, stepped together on a few threads; each as if it were alone."""
         return Batch([self.session(preset, seed=seed, **changes) for seed in seeds], workers)
 
+    def _guide(self, config: GenerationConfig) -> LMPrograms | None:
+        """The model under its worst condition, for guidance; made once. The two share every weight but the text embeddings."""
+        if config.guidance == 1 or self.checkpoint.config.conditioner is None:
+            return None
+        if self._worst is None:
+            # Another name, because backends keep what they made of a weight under it.
+            table = replace(self.checkpoint.lm_weights(WORST)["text_emb.weight"], name=f"text_emb.weight, {WORST}")
+            self._worst = LMPrograms(self.config, self.backend, self._weights | {"text_emb.weight": table})
+        return self._worst
+
     def generator(self, preset: str | GenerationConfig | None = None, **changes: Any) -> Generator:
         """The language model alone, codes in and tokens out, aligned as Kyutai's `LMGen` aligns them."""
-        return Generator(self.programs, self.generation(preset, **changes))
+        config = self.generation(preset, **changes)
+        return Generator(self.programs, config, guide=self._guide(config))
 
     def run(
         self,
@@ -138,13 +165,16 @@ class Model:
         mono = to_mono(pcm, sample_rate, self.mimi.sample_rate)
         if input_hash is None:
             input_hash = hashlib.sha256(np.ascontiguousarray(pcm).tobytes()).hexdigest()
+        if recorder is not None:
+            recorder.begin(self.facts(config) | {"input": input_hash})
         frames: list[Frame] = []
         with self.session(config) as session:
             for number, (samples, total) in enumerate(self._frames(mono, tail, frames)):
-                frame = session.step(samples)
-                frames.append(frame)
+                frame = session.end_input() if samples is None else session.step(samples)
+                frames.append(replace(frame, lm=None))  # an hour of a large model's logits is 10 GB
                 if recorder is not None:
-                    recorder.add(_boundaries(frame, self.config.dep_q))
+                    heard = np.zeros(self.mimi.frame_size, np.float32) if samples is None else samples
+                    recorder.add(_boundaries(frame, heard))
                 if on_frame is not None:
                     on_frame(frame, number, total)
         return self._result(frames, config, input_hash, time.perf_counter() - started)
@@ -157,7 +187,7 @@ class Model:
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return self.run(recording.samples, recording.rate, preset, input_hash=digest, **keywords)
 
-    def _frames(self, mono: np.ndarray, tail: float | None, done: list[Frame]) -> Iterator[tuple[np.ndarray, int | None]]:
+    def _frames(self, mono: np.ndarray, tail: float | None, done: list[Frame]) -> Iterator[tuple[np.ndarray | None, int | None]]:
         """The recording in whole frames, then the tail; `done` is read to see whether the model is still talking."""
         size, rate, config = self.mimi.frame_size, self.mimi.sample_rate, self.checkpoint.config
         mono = np.pad(mono, (int(config.stt_prefix_seconds * rate), 0))
@@ -174,11 +204,25 @@ class Model:
         for frame in mono.reshape(-1, size):
             yield frame, None if extra is None else count + extra
         silence = np.zeros(size, np.float32)
+        if config.model_type == "hibiki" and tail is None:
+            yield from self._until_end_of_text(count, silence, done)
+            return
         silent = silent_tokens(self.config)
         for i in range(limit if extra is None else extra):
-            if extra is None and i >= quiet and all(frame.text_token in silent for frame in done[-quiet:]):
+            if extra is None and i >= quiet and all(frame.text_token is None or frame.text_token in silent for frame in done[-quiet:]):
                 break
             yield silence, None if extra is None else count + extra
+
+    def _until_end_of_text(self, count: int, silence: np.ndarray, done: list[Frame]) -> Iterator[tuple[np.ndarray | None, None]]:
+        """What Kyutai's run_inference feeds a Hibiki after its input: one end frame, then silence until it says the end.
+
+        That loop has no limit; here it is the input's length and half a minute more.
+        """
+        yield None, None
+        for _ in range(count + round(30 / 0.08)):
+            if done[-1].text_token == END_OF_TEXT:
+                return
+            yield silence, None
 
     def _result(self, frames: Sequence[Frame], config: GenerationConfig, input_hash: str, seconds: float) -> Result:
         cfg, rate = self.config, self.mimi.sample_rate
@@ -207,6 +251,7 @@ class Model:
             "preset": preset_name(config),
             "text_sampling": vars(config.text),
             "audio_sampling": vars(config.audio),
+            "alignment": {name: getattr(config, name) for name in ALIGNMENT},
             "backend": self.backend.name,
             "quantize": self.quantize,
             "version": code_version(),
@@ -227,22 +272,26 @@ def load(
     """
     if quantize is not None and quantize not in _BITS:
         raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")
-    return Model(open_checkpoint(_folder(path_or_name)), _backend(backend, threads), quantize)
+    checkpoint = open_checkpoint(model_folder(path_or_name))
+    if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
+        checkpoint = cached(checkpoint, quantize)
+    return Model(checkpoint, _backend(backend, threads), quantize)
 
 
 def load_codec(path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, threads: int | None = None) -> Codec:
     """Load only the Mimi codec: of a model folder, of "nano", or a .safetensors file of the released codec's shape."""
-    chosen = _folder(path_or_name)
+    chosen = model_folder(path_or_name)
     if chosen.is_file():
-        config, weights = official_mimi(), read_mimi(chosen)
+        config, weights = read_mimi(chosen)
     else:
         checkpoint = open_checkpoint(chosen)
         config, weights = checkpoint.mimi_config, checkpoint.mimi_weights()
-    return Codec(config, _backend(backend, threads), weights)
+    return Codec(config, _backend(backend, threads), dict(weights))
 
 
-def _folder(path_or_name: str | Path) -> Path:
-    return nano_folder() if str(path_or_name) == "nano" else Path(path_or_name)
+def model_folder(path_or_name: str | Path) -> Path:
+    """Where a model lies: "nano", a path, or `owner/model` on the Hugging Face hub, downloaded when it is not here."""
+    return nano_folder() if str(path_or_name) == "nano" else model_path(str(path_or_name))
 
 
 def _backend(name: str, threads: int | None) -> Backend:
@@ -261,10 +310,9 @@ def nano_folder() -> Path:
 
 def preset_name(config: GenerationConfig) -> str:
     """The preset whose settings these are, apart from the seed, or "custom"."""
-    for name, candidate in PRESETS.items():
-        if replace(candidate, seed=config.seed) == config:
-            return name
-    return "custom"
+    exact = [name for name, candidate in PRESETS.items() if candidate == config]
+    near = [name for name, candidate in PRESETS.items() if replace(candidate, seed=config.seed) == config]
+    return [*exact, *near, "custom"][0]
 
 
 def _base_generation(chosen: str | GenerationConfig | None, default: GenerationConfig) -> GenerationConfig:
@@ -273,28 +321,27 @@ def _base_generation(chosen: str | GenerationConfig | None, default: GenerationC
     return preset(chosen) if isinstance(chosen, str) else chosen
 
 
-def _quantised(weights: Mapping[str, Weight], bits: int) -> dict[str, Weight]:
-    """Every linear of the transformers, and the output heads; embeddings and norms stay as they are."""
-    linear = ("in_projs", "out_projs", "linear_in", "linear_out", "linear1", "linear2", "linears", "text_linear", "depformer_in")
+def _loaded(weights: Mapping[str, Weight], bits: int) -> dict[str, Weight]:
+    """Every weight read; with `bits`, linears and output heads rounded, embeddings and norms as they are."""
     out: dict[str, Weight] = {}
     for name, weight in weights.items():
-        chosen = name.endswith(".weight") and any(part in linear for part in name.split("."))
-        out[name] = quantise(weight, bits) if chosen and weight.shape[1] % 32 == 0 else weight
+        chosen = bits and not weight.bits and is_linear(name) and weight.shape[1] % 32 == 0
+        out[name] = quantise(weight, bits) if chosen else weight
     return out
 
 
-def _boundaries(frame: Frame, dep_q: int) -> dict[str, np.ndarray | int | None]:
+def _boundaries(frame: Frame, samples: np.ndarray) -> dict[str, np.ndarray | int | None]:
+    out: dict[str, np.ndarray | int | None] = {
+        "pcm_in": samples, "codes_in": frame.codes_in, "codes_out": frame.codes_out, "pcm_out": frame.pcm
+    }  # fmt: skip
     lm = frame.lm
-    if lm is None:
-        return {}
-    codes_out = np.full(dep_q, -2) if frame.codes_out is None else frame.codes_out
-    return {
-        "codes_in": frame.codes_in,
-        "row": lm.row,
-        "text_token": lm.text_token,
-        "audio_tokens": lm.audio_tokens,
-        "codes_out": codes_out if dep_q else None,
-        "hidden": lm.hidden,
-        "text_logits": lm.text_logits,
-        "audio_logits": lm.audio_logits,
-    }
+    if lm is not None:
+        out |= {
+            "row": lm.row,
+            "hidden": lm.hidden,
+            "text_logits": lm.text_logits,
+            "text_token": lm.text_token,
+            "audio_logits": lm.audio_logits,
+            "audio_tokens": lm.audio_tokens,
+        }
+    return out

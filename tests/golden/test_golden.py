@@ -1,40 +1,10 @@
 """Every backend against golden output of Kyutai's published packages (made by oracle/make_golden.py)."""
 
 import json
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-
-import clearline
-from clearline import GenerationConfig, Sampling
-
-DATA = Path(__file__).parent / "data"
-CASES = sorted(path.parent.name for path in DATA.glob("*/config.json"))
-BACKENDS = ["onnx", "numpy64"]
-# Relative to the largest magnitude in the array: float32 against float32 (onnx) or float64 (numpy64).
-TOLERANCE = 1e-4
-
-GREEDY = GenerationConfig(text=Sampling.greedy(), audio=Sampling.greedy())
-
-
-@cache
-def model(case: str, backend: str) -> clearline.Model:
-    return clearline.load(DATA / case, backend=backend)
-
-
-@cache
-def golden(case: str) -> dict[str, np.ndarray]:
-    return load_file(DATA / case / "golden.safetensors")
-
-
-def assert_close(actual, expected, what: str) -> None:
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape, what
-    error = np.abs(actual - expected).max() / np.abs(expected).max()
-    assert error <= TOLERANCE, f"{what}: relative error {error:.2e}"
+from helpers.checkpoints import BACKENDS, CASES, DATA, GREEDY, assert_close, golden, model
 
 
 @pytest.fixture(params=BACKENDS)

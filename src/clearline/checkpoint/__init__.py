@@ -1,5 +1,7 @@
 """Model files: which there are, what they hold, and whether they fit their configuration."""
 
 from clearline.checkpoint.folder import Checkpoint, open_checkpoint, read_mimi
+from clearline.checkpoint.hub import model_path
+from clearline.checkpoint.names import is_linear
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_mimi"]
+__all__ = ["Checkpoint", "is_linear", "model_path", "open_checkpoint", "read_mimi"]

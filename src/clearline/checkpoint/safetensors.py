@@ -1,31 +1,65 @@
-"""Kyutai's safetensors files: read, renamed, and checked tensor by tensor against what the configuration needs."""
+"""The safetensors container: its header checked entry by entry before anything is believed, its data memory-mapped."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+import math
 from pathlib import Path
+from typing import Any
 
-import ml_dtypes  # noqa: F401 - teaches NumPy the name bfloat16, which safetensors asks it for
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from clearline.checkpoint.names import codebook_alias, hf_mimi_name, is_hf_mimi, stacked_target
+from clearline.checkpoint.lazy import Lazy, map_file
 from clearline.errors import CheckpointError
 from clearline.ops import Weight
 
-_MAX_LISTED = 20
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+}  # fmt: skip
+
+# The released 7B's header has 60 KB. Far beyond any real one, and small enough that parsing it takes no time.
+_MAX_HEADER = 16 << 20
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a safetensors file, by its own name, in its stored dtype. Raises CheckpointError when unreadable."""
-    if path.suffix in (".pt", ".pth", ".bin"):
-        raise CheckpointError(f"{path} is a pickle, which can run code when opened; convert it to safetensors first")
+def open_tensors(path: Path) -> dict[str, Lazy]:
+    """Every tensor of a file, by its own name. Raises CheckpointError with what is wrong with the header."""
+    header, start = read_header(path)
+    mapped = map_file(path)
+    return {name: _lazy(mapped, start, entry) for name, entry in header.items()}
+
+
+def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The checked entries {name: dtype, shape, data_offsets} of a file, and where its data begins."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise CheckpointError(f"{path} is not a safetensors file, or is cut short: a header of {length} bytes in {size}")
+        if length > _MAX_HEADER:
+            raise CheckpointError(f"{path}: a header of {length} bytes is refused; real ones have less than {_MAX_HEADER}")
+        text = file.read(length)
     try:
-        with safe_open(path, "np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: its header is broken: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the header is a {type(header).__name__}, not an object")
+    header.pop("__metadata__", None)
+    end = 0
+    for name, entry in sorted(header.items(), key=_offset):
+        begin, stop = _checked(path, name, entry)
+        if begin != end:
+            raise CheckpointError(f"{path}: {name} begins at byte {begin}, but the tensor before it ends at {end}")
+        end = stop
+    if 8 + length + end != size:
+        raise CheckpointError(
+            f"{path} has {size} bytes, but its header describes {8 + length + end}: the file is cut short or damaged"
+        )
+    return header, 8 + length
 
 
 def file_hash(path: Path) -> str:
@@ -37,75 +71,46 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def lm_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
-    """The language model's weights; `expected` is what the configuration needs, by name and shape."""
-    return _checked(path, _unstack(read(path), expected), expected)
+def _lazy(mapped: np.ndarray, start: int, entry: dict[str, Any]) -> Lazy:
+    dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+    begin, end = (start + offset for offset in entry["data_offsets"])
+
+    def read() -> Weight:
+        data = mapped[begin:end]
+        if begin % dtype.itemsize:
+            data = data.copy()  # an unaligned view is slow everywhere and not allowed in ONNX Runtime
+        return Weight("", data.view(dtype).reshape(shape))
+
+    return Lazy(shape, entry["dtype"], end - begin, read, zero_copy=True)
 
 
-def mimi_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
-    """The codec's weights, from either published naming, with each codebook as embedding_sum / max(cluster_usage, 1e-5)."""
-    tensors = read(path)
-    if is_hf_mimi(tensors):
-        tensors = _join_projections({hf_mimi_name(name): tensor for name, tensor in tensors.items()})
-    tensors = {codebook_alias(name): tensor for name, tensor in tensors.items()}
-    return _checked(path, dict(_codebooks(_unstack(tensors, expected))), expected)
+def _checked(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    """First and last byte of an entry whose every field has been looked at."""
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
+        raise CheckpointError(f"{path}: the header entry of {name} lacks dtype, shape or data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{path}: {name} has the dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"{path}: {name} has shape {shape!r} and offsets {offsets!r}, which are not whole numbers")
+    begin, end = offsets
+    needed = math.prod(shape) * DTYPES[dtype].itemsize
+    if end - begin != needed:
+        raise CheckpointError(f"{path}: {name} {shape} of {dtype} needs {needed} bytes, but has {end - begin}")
+    return begin, end
 
 
-def _unstack(tensors: dict[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    out: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        target = stacked_target(name)
-        if target is None:
-            out[name] = tensor
-            continue
-        sets = 0
-        while target.format(sets) in expected:
-            sets += 1
-        if sets == 0 or tensor.shape[0] % sets:
-            out[name] = tensor  # stays under its own name, and is reported as not expected
-            continue
-        for i, part in enumerate(np.split(tensor, sets)):
-            out[target.format(i)] = part
+def _whole_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+
+def _offset(item: tuple[str, Any]) -> tuple[int, int]:
+    offsets: Any = item[1].get("data_offsets") if isinstance(item[1], dict) else None
+    return (offsets[0], offsets[1]) if _whole_numbers(offsets) and len(offsets) == 2 else (-1, -1)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a key occurs twice")
     return out
-
-
-def _join_projections(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    out = {name: tensor for name, tensor in tensors.items() if "#" not in name}
-    for name in {name.partition("#")[0] for name in tensors if "#" in name}:
-        parts = [tensors.get(f"{name}#{letter}") for letter in "qkv"]
-        present = [part for part in parts if part is not None]
-        if len(present) == 3:
-            # Hugging Face rotates split halves; Kyutai's weights rotate interleaved pairs: transformers' files are
-            # stored in Kyutai's order, so the rows are joined as they are.
-            out[name] = np.concatenate(present)
-    return out
-
-
-def _codebooks(tensors: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    for name, tensor in tensors.items():
-        if not name.endswith(("._codebook.cluster_usage", "._codebook._initialized", "._codebook.embedding_sum")):
-            yield name, tensor
-        elif name.endswith(".embedding_sum"):
-            usage = tensors.get(name.removesuffix("embedding_sum") + "cluster_usage")
-            if usage is not None and usage.shape[:1] == tensor.shape[:1]:
-                centroids = tensor.astype(np.float32) / np.maximum(usage.astype(np.float32), np.float32(1e-5))[:, None]
-                yield name.removesuffix("_sum"), centroids
-
-
-def _checked(path: Path, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
-    problems: list[str] = []
-    for name, shape in expected.items():
-        if name not in tensors:
-            problems.append(f"{name}: expected {list(shape)}, not in the file")
-        elif tuple(tensors[name].shape) != shape:
-            problems.append(f"{name}: expected {list(shape)}, found {list(tensors[name].shape)}")
-        elif tensors[name].dtype.name not in ("float32", "float16", "bfloat16", "float64"):
-            problems.append(f"{name}: expected floating point, found {tensors[name].dtype.name}")
-    problems += [f"{name}: in the file {list(tensors[name].shape)}, not expected" for name in tensors if name not in expected]
-    if problems:
-        more = f"\n  ... and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
-        raise CheckpointError(
-            f"{path} contradicts its configuration in {len(problems)} tensor{'s' * (len(problems) > 1)}:\n  "
-            + "\n  ".join(problems[:_MAX_LISTED]) + more
-        )  # fmt: skip
-    return {name: Weight(name, tensors[name]) for name in expected}

@@ -1,5 +1,6 @@
 """The command line: arguments and printing, nothing else. One file per command."""
 
+import io
 import sys
 
 from clearline.errors import ClearlineError
@@ -9,8 +10,11 @@ def main() -> None:
     """Run the `clearline` command: 0 on success, 2 on anything the user can mend, 130 when interrupted."""
     from clearline.cli.commands import app
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the run
     try:
-        app()
+        app(prog_name="clearline")  # also under `python -m clearline`
     except ClearlineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

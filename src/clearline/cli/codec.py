@@ -31,11 +31,12 @@ def encode(
 ) -> None:
     """Audio to codes: int64 [codebooks, frames] as .safetensors (tensor "codes") or .npy."""
     from clearline.app import load_codec
-    from clearline.audio import read_audio, to_mono, write_atomically
+    from clearline.audio import check_writable, read_audio, to_mono, write_atomically
 
     _check_codes_path(output)
-    codec = load_codec(model, backend=backend, threads=threads)
+    check_writable(output)
     recording = read_audio(input, max_minutes * 60)
+    codec = load_codec(model, backend=backend, threads=threads)
     pcm = to_mono(recording.samples, recording.rate, codec.sample_rate)
     pcm = np.pad(pcm, (0, -len(pcm) % codec.frame_size)).reshape(-1, codec.frame_size)
     stream = codec.stream(codebooks)
@@ -45,8 +46,9 @@ def encode(
             codes.append(stream.encode(frame))
             progress.frame(number, len(pcm))
     array = np.stack(codes, 1)
-    write_atomically(output, _codes_bytes(output, array))
-    _report(json_output, output, array)
+    data = _codes_bytes(output, array)
+    write_atomically(output, data)
+    _report(json_output, input, output, data, array, codec.frame_size / codec.sample_rate)
 
 
 @codec_app.command()
@@ -60,27 +62,41 @@ def decode(
 ) -> None:
     """Codes to a 16-bit WAV."""
     from clearline.app import load_codec
-    from clearline.audio import wav_bytes, write_atomically
+    from clearline.audio import check_writable, wav_bytes, write_atomically
 
-    codec = load_codec(model, backend=backend, threads=threads)
+    check_writable(output)
     codes = _read_codes(input)
+    codec = load_codec(model, backend=backend, threads=threads)
     stream = codec.stream(codec.checked_codebooks(codes.shape[0]))
     pcm: list[np.ndarray] = []
     with RunProgress("decode", show_text=False, quiet=json_output) as progress:
         for number, frame in enumerate(codes.T):
             pcm.append(stream.decode(frame))
             progress.frame(number, codes.shape[1])
-    write_atomically(output, wav_bytes(np.concatenate(pcm), codec.sample_rate))
-    _report(json_output, output, codes)
+    data = wav_bytes(np.concatenate(pcm), codec.sample_rate)
+    write_atomically(output, data)
+    _report(json_output, input, output, data, codes, codec.frame_size / codec.sample_rate)
 
 
-def _report(json_output: bool, output: Path, codes: np.ndarray) -> None:
-    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+def _report(json_output: bool, input: Path, output: Path, data: bytes, codes: np.ndarray, frame_seconds: float) -> None:
+    from clearline.app import code_version
+
+    codebooks, frames = codes.shape
     if json_output:
-        facts = {"output_path": str(output), "output": digest, "codebooks": codes.shape[0], "frames": codes.shape[1]}
+        facts = {
+            "output_path": str(output),
+            "codebooks": codebooks,
+            "frames": frames,
+            "hashes": {"input": _sha256(input.read_bytes()), "output": _sha256(data)},
+            "version": code_version(),
+        }
         typer.echo(json.dumps(facts, indent=2))
     else:
-        typer.echo(f"wrote {output}: {codes.shape[0]} codebooks x {codes.shape[1]} frames ({codes.shape[1] * 0.08:.2f} s)")
+        typer.echo(f"wrote {output}: {codebooks} codebooks x {frames} frames ({frames * frame_seconds:.2f} s)", err=True)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _check_codes_path(path: Path) -> None:
@@ -105,7 +121,7 @@ def _read_codes(path: Path) -> np.ndarray:
     from safetensors.numpy import load_file
 
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist")
+        raise ConfigError(f"{path} does not exist or is not a file")
     _check_codes_path(path)
     try:
         if path.suffix == ".npy":

@@ -4,9 +4,19 @@ from typing import Annotated
 
 import typer
 
+from clearline.cli.align import align
+from clearline.cli.audit import audit
+from clearline.cli.bench import bench
+from clearline.cli.chat import chat
 from clearline.cli.codec import codec_app
+from clearline.cli.compare import compare
+from clearline.cli.convert import convert
+from clearline.cli.inspect import inspect
+from clearline.cli.peers import peers
 from clearline.cli.presets import presets
 from clearline.cli.run import run
+from clearline.cli.serve import serve
+from clearline.cli.tokens import tokens
 
 app = typer.Typer(
     help="Run Moshi, Mimi and their siblings on any machine, and prove that what comes out is right.",
@@ -32,5 +42,15 @@ def _root(
 
 
 app.command()(run)
+app.command()(bench)
 app.command()(presets)
+app.command()(inspect)
+app.command()(audit)
+app.command()(convert)
+app.command()(compare)
+app.command()(align)
+app.command()(tokens)
+app.command()(peers)
+app.command()(serve)
+app.command()(chat)
 app.add_typer(codec_app, name="codec")

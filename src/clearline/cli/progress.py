@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 FRAME_SECONDS = 0.08
+# What has been said is printed whole at the end; while it runs, its end has to fit the window.
+_SHOWN_CHARACTERS = 500
 
 
 class RunProgress:
@@ -18,17 +20,13 @@ class RunProgress:
     def __init__(self, label: str, show_text: bool, quiet: bool) -> None:
         self._terminal = sys.stderr.isatty() and not quiet
         self._print_text = show_text and not (self._terminal and sys.stdout.isatty())
-        self._bar = Progress(
-            TextColumn(label),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total} frames"),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task(label, total=None, speed="")
+        columns = (TextColumn(label), BarColumn(), TextColumn("{task.fields[count]}"), TextColumn("{task.fields[speed]}"))
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
+        self._task = self._bar.add_task(label, total=None, count="", speed="")
         self._said = Text()
-        self._live = Live(Group(self._said, self._bar), console=Console(stderr=True), refresh_per_second=10, transient=True)
+        self._begun = False
+        self._live = Live(Group(self._said, self._bar), console=console, refresh_per_second=10, transient=True)
         self._started = time.perf_counter()
 
     def __enter__(self) -> "RunProgress":
@@ -39,15 +37,22 @@ class RunProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._terminal:
             self._live.stop()
-        if self._print_text:
+        if self._print_text and self._begun:
             print(flush=True)
 
     def frame(self, number: int, total: int | None, text: str = "") -> None:
-        """Frame `number`, counted from 0, is done and added `text`."""
+        """Frame `number`, counted from 0, is done and added `text`; `total` is None while nobody knows it."""
+        if not self._begun:
+            text = text.lstrip()  # a first word brings the space before it
+            self._begun = bool(text)
         if text and self._print_text:
             print(text, end="", flush=True)
         if self._terminal:
-            self._said.append(text)
-            done = number + 1
-            speed = done * FRAME_SECONDS / max(time.perf_counter() - self._started, 1e-9)
-            self._bar.update(self._task, completed=done, total=total, speed=f"{speed:.1f}x real time")
+            self._show(number + 1, total, text)
+
+    def _show(self, done: int, total: int | None, text: str) -> None:
+        if text:
+            self._said.plain = (self._said.plain + text)[-_SHOWN_CHARACTERS:]
+        speed = done * FRAME_SECONDS / max(time.perf_counter() - self._started, 1e-9)
+        count = f"{done} frames" if total is None else f"{done}/{total} frames"
+        self._bar.update(self._task, completed=done, total=total, count=count, speed=f"{speed:.1f}x real time")

@@ -3,16 +3,23 @@
 import hashlib
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clearline.cli.options import BackendOption, JsonOption, MaxMinutes, ModelOption, OutputOption, ThreadsOption
 from clearline.cli.progress import RunProgress
-from clearline.config import Sampling
+from clearline.config import GenerationConfig, Sampling
+from clearline.config import preset as named_preset
 from clearline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clearline.app import Result
+
+HASHES = ("input", "output", "weights", "codec_weights", "config")
 
 
 def run(
@@ -39,63 +46,97 @@ def run(
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Record the tokens of every frame into this file.")] = None,
     trace_logits: Annotated[bool, typer.Option(help="Record logits and hidden states too (large).")] = False,
+    trace_pcm: Annotated[bool, typer.Option(help="Record the samples in and out too (11 MB a minute).")] = False,
     max_minutes: MaxMinutes = 60.0,
     json_output: JsonOption = False,
 ) -> None:
     """Run a recording through the model: writes the spoken reply, prints its text as it is said."""
     from clearline.app import load
-    from clearline.audio import wav_bytes, write_atomically
-    from clearline.trace import Recorder
+    from clearline.audio import read_audio, wav_bytes, write_atomically
+    from clearline.trace import LOGITS, PCM, TOKENS, FileRecorder
 
-    for target in (output, *([] if trace is None else [trace])):
-        if not target.parent.is_dir() or target.is_dir():
-            raise ConfigError(f"cannot write {target}: {'it is a folder' if target.is_dir() else 'its folder does not exist'}")
+    audio = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    text = {
+        "temperature": text_temperature, "top_k": text_top_k, "top_p": text_top_p, "min_p": text_min_p,
+        "repetition_penalty": repetition_penalty, "padding_bonus": padding_bonus,
+    }  # fmt: skip
+    # Everything that can be wrong is looked at before the weights are read, which takes a while for a large model.
+    _check_targets(input, output, trace)
+    _settings(GenerationConfig() if preset is None else named_preset(preset), seed, text, audio)
+    recording = read_audio(input, max_minutes * 60)
+    digest = hashlib.sha256(input.read_bytes()).hexdigest()
     loaded = load(model, backend=backend, quantize=quantize, threads=threads)  # type: ignore[arg-type]
-    config = loaded.generation(preset, seed=seed)
-    audio = _changed(config.audio, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    text = _changed(
-        config.text, temperature=text_temperature, top_k=text_top_k, top_p=text_top_p, min_p=text_min_p,
-        repetition_penalty=repetition_penalty, padding_bonus=padding_bonus,
-    )  # fmt: skip
-    config = replace(config, audio=audio, text=text)
-    recorder = None if trace is None else Recorder(trace_logits)
-    with RunProgress(f"{loaded.backend.name}", show_text=not json_output, quiet=json_output) as progress:
-        result = loaded.run_file(
-            input, config, max_minutes * 60, tail=tail, recorder=recorder,
-            on_frame=lambda frame, number, total: progress.frame(number, total, frame.text),
-        )  # fmt: skip
-    wav = wav_bytes(result.pcm, result.sample_rate)
-    facts = result.facts | {"output": hashlib.sha256(wav).hexdigest()}
-    if loaded.config.dep_q:
-        write_atomically(output, wav)
-    if recorder is not None and trace is not None:
-        write_atomically(trace, recorder.to_bytes(facts))
+    config = _settings(loaded.generation(preset), seed, text, audio)
+    boundaries = TOKENS | (LOGITS if trace_logits else frozenset()) | (PCM if trace_pcm else frozenset())
+    with nullcontext() if trace is None else FileRecorder(trace, boundaries) as recorder:
+        with RunProgress(f"{loaded.backend.name}", show_text=not json_output, quiet=json_output) as progress:
+            result = loaded.run(
+                recording.samples, recording.rate, config, tail=tail, recorder=recorder, input_hash=digest,
+                on_frame=lambda frame, number, total: progress.frame(number, total, frame.text),
+            )  # fmt: skip
+        speaks = loaded.config.dep_q > 0
+        wav = wav_bytes(result.pcm, result.sample_rate) if speaks else b""
+        facts = result.facts | {"output": hashlib.sha256(wav).hexdigest() if speaks else None}
+        if preset is not None and config == _settings(named_preset(preset), seed, {}, {}):
+            facts["preset"] = preset  # some presets are the same settings under two names
+        if speaks:
+            write_atomically(output, wav)
+        if recorder is not None:
+            recorder.begin(facts)
     if json_output:
-        report = {
-            "text": result.text,
-            "words": [asdict(word) for word in result.words],
-            "output_path": str(output) if loaded.config.dep_q else None,
-            "sample_rate": result.sample_rate,
-            "input_seconds": round(result.audio_seconds, 3),
-            "output_seconds": round(len(result.pcm) / result.sample_rate, 3),
-            "run_seconds": round(result.seconds, 3),
-            "speed": round(result.speed, 2),
-            "hashes": {name: facts[name] for name in ("input", "output", "weights", "codec_weights", "config")},
-            **{
-                name: value
-                for name, value in facts.items()
-                if name not in ("input", "output", "weights", "codec_weights", "config")
-            },
-        }
-        typer.echo(json.dumps(report, indent=2))
-        return
+        typer.echo(json.dumps(_report(result, facts, output if speaks else None), indent=2))
+    else:
+        _summary(result, output if speaks else None)
+
+
+def _check_targets(input: Path, output: Path, trace: Path | None) -> None:
+    from clearline.audio import check_writable
+
+    if output.suffix.lower() not in (".wav", ".wave", ""):
+        raise ConfigError(f"the reply is written as a WAV file, not as {output.suffix}: {output}")
+    targets = [output] if trace is None else [output, trace]
+    for i, target in enumerate(targets):
+        check_writable(target)
+        if target.exists() and input.exists() and target.samefile(input):
+            raise ConfigError(f"{target} is the input itself: it would be overwritten")
+        device = target.exists() and not target.is_file()
+        if not device and target.resolve() in [other.resolve() for other in targets[:i]]:
+            raise ConfigError(f"the reply and the trace cannot both be written to {target}")
+
+
+def _settings(
+    base: GenerationConfig, seed: int | None, text: dict[str, float | None], audio: dict[str, float | None]
+) -> GenerationConfig:
+    return replace(
+        base, text=_changed(base.text, text), audio=_changed(base.audio, audio), seed=base.seed if seed is None else seed
+    )  # fmt: skip
+
+
+def _changed(sampling: Sampling, values: dict[str, float | None]) -> Sampling:
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    return replace(sampling, **given)
+
+
+def _report(result: "Result", facts: dict[str, Any], output: Path | None) -> dict[str, Any]:
+    return {
+        "text": result.text,
+        "words": [asdict(word) for word in result.words],
+        "output_path": None if output is None else str(output),
+        "sample_rate": result.sample_rate,
+        "input_seconds": round(result.audio_seconds, 3),
+        "output_seconds": round(len(result.pcm) / result.sample_rate, 3),
+        "clipped_samples": result.clipped,
+        "run_seconds": round(result.seconds, 3),
+        "speed": round(result.speed, 2),
+        "hashes": {name: facts[name] for name in HASHES},
+        **{name: value for name, value in facts.items() if name not in HASHES},
+    }
+
+
+def _summary(result: "Result", output: Path | None) -> None:
     if sys.stderr.isatty() and sys.stdout.isatty():
-        typer.echo(result.text)
-    wrote = (
-        f"wrote {output} ({len(result.pcm) / result.sample_rate:.1f} s)" if loaded.config.dep_q else "this model writes text only"
-    )
-    typer.echo(f"{wrote}, {result.speed:.1f}x real time, seed {config.seed}", err=True)
-
-
-def _changed(sampling: Sampling, **values: float | int | None) -> Sampling:
-    return replace(sampling, **{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+        typer.echo(result.text)  # the live display has vanished
+    wrote = "this model writes text only" if output is None else f"wrote {output} ({len(result.pcm) / result.sample_rate:.1f} s)"
+    typer.echo(f"{wrote}, {result.speed:.1f}x real time, seed {result.facts['seed']}", err=True)
+    if result.clipped:
+        typer.echo(f"warning: {result.clipped} samples were louder than full scale and were clipped", err=True)

@@ -4,31 +4,17 @@ Unknown keys are errors, not silently ignored: a key that changes the model and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
+from clearline.config.checkpoint import BEST, CONDITIONER, WORST, CheckpointConfig, LoraConfig, LutConditioner
+from clearline.config.keys import Keys
 from clearline.config.lm import DepformerConfig, LMConfig
 from clearline.config.mimi import MimiConfig
 from clearline.config.presets import GenerationConfig
 from clearline.config.sampling import Sampling
 from clearline.config.transformer import Activation, Norm, Position, TransformerConfig, gated_hidden
 from clearline.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """Everything a checkpoint folder's config.json says: the model, its files, and its defaults."""
-
-    lm: LMConfig
-    model_type: str = "moshi"
-    moshi_name: str = "model.safetensors"
-    mimi_name: str = "tokenizer-e351c8d8-checkpoint125.safetensors"
-    mimi_config_name: str | None = None
-    tokenizer_name: str = "tokenizer_spm_32k_3.model"
-    generation: GenerationConfig = GenerationConfig()
-    stt_prefix_seconds: float = 0.0
-    stt_delay_seconds: float = 0.0
-
 
 # What the released 7B means when its folder has no config.json, as Kyutai's loader assumes.
 MOSHI_7B: dict[str, Any] = {
@@ -39,44 +25,92 @@ MOSHI_7B: dict[str, Any] = {
     "depformer_weights_per_step": True, "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
 }  # fmt: skip
 
-_RUNNABLE = ("moshi", "stt")
+_RUNNABLE = ("moshi", "stt", "hibiki")
+# Keys that make a model another one, and what stands in their way.
+_UNSUPPORTED = {
+    "demux_second_text_stream": "two text streams in one (demux)",
+    "demux_second_stream": "two text streams in one (demux)",
+    "cross_attention": "cross-attention",
+}
 
 
 def parse_checkpoint(raw: Mapping[str, Any]) -> CheckpointConfig:
-    """Read a whole config.json. Raises ConfigError naming the key for anything missing, unknown or unsupported."""
-    keys = _Keys(raw, "config.json")
+    """Read a whole config.json. Raises ConfigError naming the key for anything missing, unknown or malformed."""
+    keys = Keys(raw, "config.json")
     model_type = keys.text("model_type", "moshi")
-    if model_type not in _RUNNABLE:
-        raise ConfigError(f"config.json: model_type {model_type!r} cannot be run yet; this version runs {', '.join(_RUNNABLE)}")
+    problems = [] if model_type in _RUNNABLE else [f"model_type {model_type!r}; this version runs {', '.join(_RUNNABLE)}"]
     files = {name: keys.text(name, None) for name in ("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name")}
-    if keys.take("lora_name", None) or keys.take("lora", False):
-        raise ConfigError("config.json: LoRA checkpoints cannot be run yet; fuse the LoRA into the weights first")
-    generation = _generation(keys.take("lm_gen_config", {}))
-    stt = _Keys(keys.take("stt_config", {}), "config.json stt_config")
-    prefix, delay = stt.number("audio_silence_prefix_seconds", 0.0), stt.number("audio_delay_seconds", 0.0)
-    keys.ignore("model_id", "tts_config")
-    lm = _lm(keys)
+    lora = _lora(keys)
+    conditioners = keys.section("conditioners", {}).raw
+    fuser = keys.section("fuser", {}).raw
+    lut = _lut(conditioners, fuser) if model_type == "hibiki" else None
+    if (conditioners or any(fuser.values())) and lut is None:
+        problems.append(f"conditioners ({', '.join(conditioners) or 'in the fuser'}) in a model of type {model_type!r}")
+    problems += [what for name, what in _UNSUPPORTED.items() if keys.flag(name)]
+    generation = _generation(keys.section("lm_gen_config", {}))
+    stt = keys.section("stt_config", {})
+    prefix, delay = stt.number("audio_silence_prefix_seconds", 0.0, high=3600), stt.number("audio_delay_seconds", 0.0, high=3600)
+    # `quantize` says that linears hold bitsandbytes codes: the tensors say so themselves.
+    keys.ignore("model_id", "tts_config", "quantize")
+    try:
+        lm = _lm(keys)
+    except ConfigError as error:
+        if model_type in _RUNNABLE:
+            raise
+        raise ConfigError(f"config.json: this version cannot run {problems[0]}; nor can it read the network: {error}") from error
     named = {name: value for name, value in files.items() if value is not None}
-    return CheckpointConfig(lm, model_type, generation=generation, stt_prefix_seconds=prefix, stt_delay_seconds=delay, **named)
+    return CheckpointConfig(
+        lm, model_type, generation=generation, stt_prefix_seconds=prefix, stt_delay_seconds=delay, lora=lora,
+        conditioners=tuple(conditioners), conditioner=lut, cannot_run=tuple(problems), **named,
+    )  # fmt: skip
+
+
+def _lut(conditioners: Mapping[str, Any], fuser: Mapping[str, Any]) -> LutConditioner | None:
+    """The one conditioner of a Hibiki, or None when there is another arrangement than Hibiki's."""
+    summed = {"sum": list(conditioners)}
+    if list(conditioners) != [CONDITIONER] or {name: value for name, value in fuser.items() if value} != summed:
+        return None
+    outer = Keys(conditioners, "config.json conditioners").section(CONDITIONER)
+    if outer.take("type") != "lut":
+        return None
+    keys = outer.section("lut")
+    keys.expect("tokenizer", "noop")
+    values = keys.take("possible_values", None)
+    if not isinstance(values, list) or not {BEST, WORST} <= {value for value in values if isinstance(value, str)}:
+        raise ConfigError(f"{keys.where}: possible_values is {values!r}; expected a list with {BEST!r} and {WORST!r}")
+    keys.ignore("init_scale", "pad_empty", "learn_padding", "force_linear")
+    lut = LutConditioner(CONDITIONER, keys.whole("n_bins", low=len(values)), keys.whole("dim", low=1), tuple(map(str, values)))
+    keys.done()
+    return lut
+
+
+def _lora(keys: Keys) -> LoraConfig | None:
+    name, wanted = keys.text("lora_name", None), keys.flag("lora")
+    rank, scaling = keys.whole("lora_rank", 128, low=1), keys.number("lora_scaling", 2.0, low=-1e6, high=1e6)
+    if name is not None and not wanted:
+        raise ConfigError(f"config.json: lora_name is {name!r}, but lora is not true: Kyutai's loader refuses this too")
+    if wanted and name is None:
+        raise ConfigError("config.json: lora is true, but lora_name names no file")
+    return LoraConfig(name, rank, scaling) if name is not None else None
 
 
 def parse_mimi(raw: Mapping[str, Any]) -> MimiConfig:
     """Read a Mimi config in Kyutai's layout: sample_rate, channels, frame_rate, seanet, quantizer, transformer."""
-    keys = _Keys(raw, "Mimi config")
-    sample_rate, frame_rate = keys.whole("sample_rate", 24_000), keys.number("frame_rate", 12.5)
+    keys = Keys(raw, "Mimi config")
+    sample_rate, frame_rate = keys.whole("sample_rate", 24_000, low=1000), keys.number("frame_rate", 12.5, low=0.5, high=1000)
     keys.expect("channels", 1)
-    seanet = _Keys(keys.take("seanet"), "Mimi config seanet")
-    quantizer = _Keys(keys.take("quantizer"), "Mimi config quantizer")
-    transformer = _Keys(keys.take("transformer"), "Mimi config transformer")
+    seanet = keys.section("seanet")
+    quantizer = keys.section("quantizer")
+    transformer = keys.section("transformer")
     keys.done()
     for name, value in (("channels", 1), ("causal", True), ("activation", "ELU"), ("norm", "none")):
         seanet.expect(name, value)
     seanet.expect("final_activation", None)
     seanet.expect("trim_right_ratio", 1.0)
     seanet.ignore("disable_norm_outer_blocks", "norm_params", "final_activation_params", "mask_fn", "mask_position")
-    dimension = seanet.whole("dimension", 128)
-    ratios = tuple(seanet.take("ratios", (8, 5, 4, 2)))
-    alpha = _Keys(seanet.take("activation_params", {"alpha": 1.0}), "Mimi config activation_params").number("alpha", 1.0)
+    dimension = seanet.whole("dimension", 128, low=1)
+    ratios = seanet.wholes("ratios", (8, 5, 4, 2), low=1)
+    alpha = seanet.section("activation_params", {"alpha": 1.0}).number("alpha", 1.0, high=100)
     hop = 1
     for ratio in ratios:
         hop *= ratio
@@ -84,22 +118,22 @@ def parse_mimi(raw: Mapping[str, Any]) -> MimiConfig:
         sample_rate=sample_rate,
         frame_rate=frame_rate,
         dimension=dimension,
-        n_filters=seanet.whole("n_filters", 32),
-        n_residual_layers=seanet.whole("n_residual_layers", 3),
+        n_filters=seanet.whole("n_filters", 32, low=1),
+        n_residual_layers=seanet.whole("n_residual_layers", 3, high=64),
         ratios=ratios,
-        kernel_size=seanet.whole("kernel_size", 7),
-        residual_kernel_size=seanet.whole("residual_kernel_size", 3),
-        last_kernel_size=seanet.whole("last_kernel_size", 7),
-        dilation_base=seanet.whole("dilation_base", 2),
-        compress=seanet.whole("compress", 2),
-        true_skip=seanet.take("true_skip", True),
+        kernel_size=seanet.whole("kernel_size", 7, low=1, high=4096),
+        residual_kernel_size=seanet.whole("residual_kernel_size", 3, low=1, high=4096),
+        last_kernel_size=seanet.whole("last_kernel_size", 7, low=1, high=4096),
+        dilation_base=seanet.whole("dilation_base", 2, low=1, high=64),
+        compress=seanet.whole("compress", 2, low=1),
+        true_skip=seanet.flag("true_skip", True),
         elu_alpha=alpha,
         pad_mode=seanet.text("pad_mode", "reflect"),
         transformer=_mimi_transformer(transformer, dimension, int(sample_rate / frame_rate) // hop),
-        n_q=quantizer.whole("n_q", 8),
+        n_q=quantizer.whole("n_q", 8, low=1, high=256),
         n_q_semantic=quantizer.whole("n_q_semantic", 1),
-        bins=quantizer.whole("bins", 1024),
-        codebook_dim=quantizer.whole("dimension", 128),
+        bins=quantizer.whole("bins", 1024, low=1),
+        codebook_dim=quantizer.whole("dimension", 128, low=1),
     )
     for name in ("input_dimension", "output_dimension"):
         quantizer.expect(name, dimension)
@@ -116,31 +150,28 @@ def official_mimi() -> MimiConfig:
     return replace(MimiConfig(), transformer=transformer)
 
 
-def _mimi_transformer(keys: "_Keys", dimension: int, frame_rows: int) -> TransformerConfig:
+def _mimi_transformer(keys: Keys, dimension: int, frame_rows: int) -> TransformerConfig:
     keys.expect("input_dimension", dimension)
     keys.expect("output_dimensions", [dimension])
     keys.expect("conv_layout", True)
     keys.expect("causal", True)
-    dim = keys.whole("d_model")
-    config = _transformer(keys, dim, keys.whole("num_heads"), keys.whole("dim_feedforward", 2048), frame_rows=frame_rows)
+    dim = keys.whole("d_model", low=1)
+    config = _transformer(
+        keys, dim, keys.whole("num_heads", low=1), keys.whole("dim_feedforward", 2048, low=1), frame_rows=frame_rows
+    )
     keys.done()
     return config
 
 
-def _lm(keys: "_Keys") -> LMConfig:
-    if keys.take("conditioners", None) or keys.take("fuser", None):
-        raise ConfigError("config.json: models with conditioners cannot be run yet")
-    for name in ("demux_second_text_stream", "demux_second_stream", "quantize", "cross_attention"):
-        if keys.take(name, False):
-            raise ConfigError(f"config.json: {name} is not supported yet")
-    dim, n_q, dep_q = keys.whole("dim", 128), keys.whole("n_q", 8), keys.whole("dep_q", 8)
-    hidden_scale = keys.number("hidden_scale", 4)
+def _lm(keys: Keys) -> LMConfig:
+    dim, n_q, dep_q = keys.whole("dim", 128, low=1), keys.whole("n_q", 8, high=256), keys.whole("dep_q", 8, high=256)
+    hidden_scale = keys.number("hidden_scale", 4, low=1e-3, high=1000)
     text_card = keys.whole("text_card", 32000)
     dep_keys = keys.below("depformer_")
     # The depformer inherits every transformer key of the main model that it does not set itself.
     inherited = {name: keys.raw[name] for name in _TRANSFORMER_KEYS if name in keys.raw}
     keys.expect("causal", True)
-    transformer = _transformer(keys, dim, keys.whole("num_heads", 8), int(hidden_scale * dim), default_position="sin")
+    transformer = _transformer(keys, dim, keys.whole("num_heads", 8, low=1), int(hidden_scale * dim), default_position="sin")
     depformer = _depformer(dep_keys, inherited, dep_q, hidden_scale, transformer.norm) if dep_q else None
     config = LMConfig(
         transformer=transformer,
@@ -150,33 +181,33 @@ def _lm(keys: "_Keys") -> LMConfig:
         card=keys.whole("card", 1024),
         text_card=text_card,
         text_card_out=keys.whole("text_card_out", text_card),
-        delays=tuple(keys.take("delays", [0])),
-        norm_emb=keys.take("norm_emb", False),
-        bias_proj=keys.take("bias_proj", False),
+        delays=keys.wholes("delays", [0]),
+        norm_emb=keys.flag("norm_emb"),
+        bias_proj=keys.flag("bias_proj"),
         text_padding=keys.whole("existing_text_padding_id", 3),
         text_end_padding=keys.whole("existing_text_end_padding_id", 0),
-        extra_heads=keys.whole("extra_heads_num_heads", 0),
-        extra_heads_dim=keys.whole("extra_heads_dim", 6),
+        extra_heads=keys.whole("extra_heads_num_heads", 0, high=256),
+        extra_heads_dim=keys.whole("extra_heads_dim", 6, low=1),
     )
-    keys.ignore("gradient_checkpointing", "same_initial", "lora_rank", "lora_scaling", "device", "dtype")
+    keys.ignore("gradient_checkpointing", "same_initial", "device", "dtype")
     keys.done()
     return config
 
 
-def _depformer(keys: "_Keys", inherited: Mapping[str, Any], dep_q: int, hidden_scale: float, norm: Norm) -> DepformerConfig:
-    per_step = keys.take("weights_per_step", False)
-    schedule = keys.take("weights_per_step_schedule", None)
-    dim = keys.whole("dim", 256)
-    feed_forward = keys.take("dim_feedforward", None) or int(hidden_scale * dim)
+def _depformer(keys: Keys, inherited: Mapping[str, Any], dep_q: int, hidden_scale: float, norm: Norm) -> DepformerConfig:
+    per_step = keys.flag("weights_per_step")
+    schedule = keys.wholes("weights_per_step_schedule") if keys.take("weights_per_step_schedule", None) is not None else None
+    dim = keys.whole("dim", 256, low=1)
+    feed_forward = _sizes(keys, int(hidden_scale * dim))
     position = keys.text("pos_emb", "sin")
-    multi_linear, low_rank = keys.take("multi_linear", False), keys.take("low_rank_embeddings", None)
+    multi_linear, low_rank = keys.flag("multi_linear"), keys.whole_or_none("low_rank_embeddings")
     dep_norm = keys.text("norm", None)
     keys.ignore("context", "causal")
-    merged = _Keys({**inherited, **keys.rest(), "positional_embedding": position, "norm": norm, "context": dep_q}, "config.json")
+    merged = Keys({**inherited, **keys.rest(), "positional_embedding": position, "norm": norm, "context": dep_q}, "config.json")
     transformer = _transformer(
         merged,
         dim,
-        merged.whole("num_heads"),
+        merged.whole("num_heads", low=1),
         feed_forward,
         steps=dep_q if per_step else 0,
         schedule=tuple(schedule) if schedule and per_step else None,
@@ -185,11 +216,19 @@ def _depformer(keys: "_Keys", inherited: Mapping[str, Any], dep_q: int, hidden_s
     return DepformerConfig(transformer, multi_linear, low_rank, dep_norm)
 
 
+def _sizes(keys: Keys, default: int) -> int | list[int]:
+    """dim_feedforward: one number, or one for each set of weights."""
+    value = keys.take("dim_feedforward", None)
+    if isinstance(value, list):
+        return list(keys.wholes("dim_feedforward", low=1))
+    return default if value is None else keys.whole("dim_feedforward", low=1)
+
+
 _TRANSFORMER_KEYS = ("num_layers", "max_period", "gating", "layer_scale", "kv_repeat")
 
 
 def _transformer(
-    keys: "_Keys",
+    keys: Keys,
     dim: int,
     num_heads: int,
     feed_forward: int | list[int],
@@ -200,9 +239,9 @@ def _transformer(
     default_position: str = "sin",
 ) -> TransformerConfig:
     gating = keys.text("gating", "none")
-    context = keys.take("context", None)
-    if context is None:
+    if keys.take("context", None) is None:
         raise ConfigError(f"{keys.where}: context is missing; a streaming transformer needs a size for its ring cache")
+    context = keys.whole("context", low=1)
     sizes = feed_forward if isinstance(feed_forward, list) else [feed_forward]
     hidden = [size if gating == "none" else gated_hidden(dim, size) for size in sizes]
     sets = (max(schedule) + 1 if schedule else steps) if steps else 1
@@ -212,14 +251,14 @@ def _transformer(
     return TransformerConfig(
         dim=dim,
         num_heads=num_heads,
-        num_layers=keys.whole("num_layers"),
+        num_layers=keys.whole("num_layers", low=1, high=1024),
         ffn_hidden=tuple(hidden * sets if len(hidden) == 1 else hidden),
         context=context,
-        num_kv_heads=num_heads // keys.whole("kv_repeat", 1),
+        num_kv_heads=num_heads // keys.whole("kv_repeat", 1, low=1, high=num_heads),
         gating=None if gating == "none" else cast(Activation, gating),
         norm=cast(Norm, keys.text("norm", "layer_norm")),
         position=cast(Position, keys.text("positional_embedding", default_position)),
-        max_period=keys.number("max_period", 10_000),
+        max_period=keys.number("max_period", 10_000, low=1),
         layer_scale=keys.take("layer_scale", None) is not None,
         steps=steps,
         schedule=schedule,
@@ -227,76 +266,13 @@ def _transformer(
     )
 
 
-def _generation(raw: Mapping[str, Any]) -> GenerationConfig:
-    keys = _Keys(raw, "config.json lm_gen_config")
+def _generation(keys: Keys) -> GenerationConfig:
     base = GenerationConfig()
-    text = Sampling(keys.number("temp_text", base.text.temperature), keys.whole("top_k_text", base.text.top_k))
-    audio = Sampling(keys.number("temp", base.audio.temperature), keys.whole("top_k", base.audio.top_k))
-    if not keys.take("use_sampling", True):
+    text = Sampling(keys.number("temp_text", base.text.temperature, low=-1e9), keys.whole("top_k_text", base.text.top_k))
+    audio = Sampling(keys.number("temp", base.audio.temperature, low=-1e9), keys.whole("top_k", base.audio.top_k))
+    if not keys.flag("use_sampling", True):
         text = audio = Sampling.greedy()
-    keys.expect("cfg_coef", 1.0)
+    guidance = keys.number("cfg_coef", 1.0, high=100)
     keys.ignore("check", "support_out_of_sync")
     keys.done()
-    return replace(base, text=text, audio=audio)
-
-
-_MISSING = object()
-
-
-class _Keys:
-    """A mapping whose keys are taken one by one; what is left over at the end is an error."""
-
-    def __init__(self, raw: Any, where: str) -> None:
-        if not isinstance(raw, Mapping):
-            raise ConfigError(f"{where}: expected an object with keys, got {type(raw).__name__}")
-        self.raw = raw
-        self.where = where
-        self._left = dict(raw)
-
-    def take(self, name: str, default: Any = _MISSING) -> Any:
-        if name in self._left:
-            return self._left.pop(name)
-        if default is _MISSING and name not in self.raw:
-            raise ConfigError(f"{self.where}: the key {name!r} is missing")
-        return self.raw.get(name, default)
-
-    def whole(self, name: str, default: Any = _MISSING) -> int:
-        value = self.take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{self.where}: {name} is {value!r}; expected a whole number")
-        return value
-
-    def number(self, name: str, default: Any = _MISSING) -> float:
-        value = self.take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{self.where}: {name} is {value!r}; expected a number")
-        return float(value)
-
-    def text(self, name: str, default: Any = _MISSING) -> Any:
-        value = self.take(name, default)
-        if value is not None and not isinstance(value, str):
-            raise ConfigError(f"{self.where}: {name} is {value!r}; expected a string")
-        return value
-
-    def expect(self, name: str, value: Any) -> None:
-        """The key may be absent, or must hold the one value that is supported."""
-        found = self.take(name, value)
-        if found != value:
-            raise ConfigError(f"{self.where}: {name} is {found!r}; only {value!r} is supported")
-
-    def ignore(self, *names: str) -> None:
-        """Keys that matter for training or memory only."""
-        for name in names:
-            self._left.pop(name, None)
-
-    def below(self, prefix: str) -> "_Keys":
-        """Every key that starts with `prefix`, without it."""
-        chosen = {name: self._left.pop(name) for name in list(self._left) if name.startswith(prefix)}
-        return _Keys({name.removeprefix(prefix): value for name, value in chosen.items()}, f"{self.where} {prefix}*")
-
-    def rest(self) -> dict[str, Any]:
-        return dict(self._left)
-
-    def done(self) -> None:
-        if self._left:
-            raise ConfigError(f"{self.where}: unknown keys {', '.join(sorted(self._left))}; nothing here knows what they change")
+    return replace(base, text=text, audio=audio, guidance=guidance)

@@ -5,7 +5,7 @@ Sources, read in kyutai-labs/moshi: PyTorch `server.py`, `run_inference.py` and 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from clearline.config.sampling import Sampling
 from clearline.errors import ConfigError
@@ -25,6 +25,8 @@ class GenerationConfig:
     `acoustic_delay`: None takes the checkpoint's delays; a number replaces them, 0 for text and for the first codebook of
         each speaker and the number for the rest, as Rust's generator does whatever the weights were trained with.
     `pad_early_acoustic`: during the first max-delay steps, acoustic tokens are forced to padding in the depformer (Rust).
+    `guidance`: classifier-free guidance of a conditioned model (Hibiki): logits are moved from those of the worst condition
+        towards, and past, those of the best; 1 is the best condition alone.
     `early_text`: text is reported when it is sampled, max-delay frames before its audio (MLX, Rust).
     """
 
@@ -36,12 +38,19 @@ class GenerationConfig:
     acoustic_delay: int | None = None
     pad_early_acoustic: bool = False
     early_text: bool = False
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed is {self.seed}; it must be a whole number in 0..2^64-1")
+        if self.user_offset not in (0, 1):
+            raise ConfigError(f"user_offset is {self.user_offset!r}; known: 0, 1")
+        if self.first_frame not in get_args(FirstFrame):
+            raise ConfigError(f"first_frame is {self.first_frame!r}; known: {', '.join(get_args(FirstFrame))}")
         if self.acoustic_delay is not None and not 0 <= self.acoustic_delay <= 64:
             raise ConfigError(f"acoustic delay is {self.acoustic_delay}; it must lie in 0..64 frames")
+        if not 0 <= self.guidance <= 100:
+            raise ConfigError(f"guidance is {self.guidance}; it must lie in 0..100")
 
 
 _TOP_P = Sampling(temperature=0.8, top_p=0.95)

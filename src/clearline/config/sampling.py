@@ -1,6 +1,5 @@
 """How one stream of tokens is drawn from its logits."""
 
-import math
 from dataclasses import dataclass
 
 from clearline.errors import ConfigError
@@ -30,7 +29,7 @@ class Sampling:
         _within("min-p", self.min_p, 0.0, 1.0)
         _within("repetition penalty", self.repetition_penalty, 0.01, 100.0)
         _within("padding bonus", self.padding_bonus, -1000.0, 1000.0)
-        if not isinstance(self.top_k, int) or not 0 <= self.top_k < 2**31:
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or not 0 <= self.top_k < 2**31:
             raise ConfigError(f"top-k is {self.top_k}; it must be a whole number, 0 (off) or more")
         if not isinstance(self.repetition_context, int) or self.repetition_context < 0:
             raise ConfigError(f"repetition context is {self.repetition_context}; it must be a whole number, 0 or more")
@@ -42,5 +41,5 @@ class Sampling:
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value}; it must lie in {low:g}..{high:g}")
+    if not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}; it must lie in {low:g}..{high:g}")

@@ -38,8 +38,14 @@ class LMFrame:
 class Generator:
     """Kyutai's `LMGen`: delays, sampling and teacher forcing around the two transformers. One instance per session."""
 
-    def __init__(self, programs: LMPrograms, config: GenerationConfig, session: int = 0) -> None:
+    def __init__(
+        self, programs: LMPrograms, config: GenerationConfig, session: int = 0, guide: LMPrograms | None = None
+    ) -> None:
+        """`guide`: the same model under the condition to be guided away from, when config.guidance is not 1."""
+        if guide is None and config.guidance != 1:
+            raise SessionError(f"guidance {config.guidance:g} needs a model with conditions, which this one has not")
         self._programs = programs
+        self._guide = None if guide is None else _Guide(guide, config.guidance)
         self._cfg = programs.cfg
         self._config = config
         self._delays = effective_delays(self._cfg, config.acoustic_delay)
@@ -63,31 +69,42 @@ class Generator:
         Raises SessionError for a wrong shape or a token out of range.
         """
         cfg = self._cfg
+        text, forced = self.checked_force(force_text, force_audio)
         self._grid.write_user(self._checked(user_codes, cfg.user_streams, cfg.card, "user codes"))
         frame = self._grid.step
         row = self._grid.row()
         out = self._programs.temporal.run(self._state, {"row": row[None]})
         hidden, text_logits = out["hidden"][0], out["text_logits"][0]
-        text = UNGENERATED if force_text is None else int(self._checked([force_text], 1, cfg.text_card, "forced text")[0])
+        if self._guide is not None:
+            text_logits = self._guide.text(row, text_logits)
         if text == UNGENERATED:
             text = sample(text_logits, self._config.text, self._noise, frame, 0, cfg.text_padding, self._spoken)
         self._remember(text)
-        audio_logits, audio = self._depth(frame, out["hidden"], text, force_audio)
+        audio_logits, audio = self._depth(frame, out["hidden"], text, forced)
         self._grid.write_own(text, np.zeros(0, np.int64) if audio is None else audio)
         heads = [_softmax(out[f"extra_heads.{k}"][0]) for k in range(cfg.extra_heads)]
         return LMFrame(
             frame, row, hidden, text_logits, text, audio_logits, audio, self._grid.read(), np.stack(heads) if heads else None
         )
 
+    def checked_force(
+        self, force_text: int | None, force_audio: Sequence[int] | np.ndarray | None
+    ) -> tuple[int, np.ndarray | None]:
+        """Forced tokens of a step, looked at before anything changes: a refused step has not happened."""
+        cfg = self._cfg
+        text = UNGENERATED if force_text is None else int(self._checked([force_text], 1, cfg.text_card, "forced text")[0])
+        audio = None if force_audio is None else self._checked(force_audio, cfg.dep_q, cfg.card, "forced audio")
+        return text, audio
+
     def _depth(
-        self, frame: int, hidden: np.ndarray, text: int, force: Sequence[int] | np.ndarray | None
+        self, frame: int, hidden: np.ndarray, text: int, force: np.ndarray | None
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         cfg = self._cfg
         if cfg.dep_q == 0:
             return None, None
         tokens = np.full(cfg.dep_q, UNGENERATED)
         if force is not None:
-            tokens = self._checked(force, cfg.dep_q, cfg.card, "forced audio")
+            tokens = force
         elif self._config.pad_early_acoustic:
             early = frame < np.asarray(self._delays[1 : cfg.dep_q + 1])
             tokens = np.where(early, cfg.card, tokens)
@@ -95,10 +112,14 @@ class Generator:
         if (tokens != UNGENERATED).all():
             return logits, tokens
         self._depth_state["position"] = np.zeros(1, np.int64)
+        if self._guide is not None:
+            self._guide.begin_depth()
         previous = text
         for k, program in enumerate(self._programs.depth):
             token = np.array([previous])
             logits[k] = program.run(self._depth_state, {"hidden": hidden, "token": token})["logits"][0]
+            if self._guide is not None:
+                logits[k] = self._guide.audio(k, token, logits[k])
             if tokens[k] == UNGENERATED:
                 tokens[k] = sample(logits[k], self._config.audio, self._noise, frame, k + 1)
             previous = int(tokens[k])
@@ -119,6 +140,33 @@ class Generator:
         if values.size and not (lowest <= values.min() and values.max() <= card):
             raise SessionError(f"{what}: tokens must lie in {lowest}..{card}, got {values.min()}..{values.max()}")
         return values
+
+
+class _Guide:
+    """Classifier-free guidance: the same steps under the condition to get away from, logits moved from theirs."""
+
+    def __init__(self, programs: LMPrograms, strength: float) -> None:
+        self._programs = programs
+        self._strength = strength
+        self._state = programs.temporal_state()
+        self._depth_state = programs.depth_state()
+        self._hidden = np.zeros(0)
+
+    def text(self, row: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        out = self._programs.temporal.run(self._state, {"row": row[None]})
+        self._hidden = out["hidden"]
+        return self._moved(out["text_logits"][0], logits)
+
+    def begin_depth(self) -> None:
+        self._depth_state["position"] = np.zeros(1, np.int64)
+
+    def audio(self, k: int, token: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        out = self._programs.depth[k].run(self._depth_state, {"hidden": self._hidden, "token": token})
+        return self._moved(out["logits"][0], logits)
+
+    def _moved(self, worse: np.ndarray, better: np.ndarray) -> np.ndarray:
+        moved: np.ndarray = worse + (better - worse) * self._strength
+        return moved
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -37,14 +37,15 @@ class Session:
     """One conversation; open it with `model.session(...)`. Sessions share weights and nothing else."""
 
     def __init__(
-        self, codec: Codec, programs: LMPrograms, tokenizer: Tokenizer, config: GenerationConfig, session: int = 0
+        self, codec: Codec, programs: LMPrograms, tokenizer: Tokenizer, config: GenerationConfig, session: int = 0,
+        guide: LMPrograms | None = None,
     ) -> None:
         cfg = programs.cfg
         self._cfg: LMConfig = cfg
         self._codec = codec
         self._config = config
         self._stream = codec.stream(max(1, cfg.user_streams))
-        self._generator = Generator(programs, config, session)
+        self._generator = Generator(programs, config, session, guide)
         self._text = LiveText(silent_tokens(cfg), tokenizer)
         self._frames = 0
         self._open = True
@@ -56,9 +57,10 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Release the session's state; stepping it afterwards is an error."""
-        self._open = False
-        del self._stream, self._generator
+        """Release the session's state; stepping it afterwards is an error, closing it again is not."""
+        if self._open:
+            self._open = False
+            del self._stream, self._generator
 
     def step(self, pcm: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None) -> Frame:
         """One frame of the user: pcm [frame_size] mono at the codec's rate, nominally in -1..1.
@@ -67,7 +69,18 @@ class Session:
         """
         if not self._open:
             raise SessionError("this session is closed")
-        codes_in = self._stream.encode(pcm)
+        self._generator.checked_force(force_text, force_audio)  # before the codec hears the frame
+        return self._advance(self._stream.encode(pcm), force_text, force_audio)
+
+    def end_input(self) -> Frame:
+        """One frame that says the user's input is over: `card` on every codebook, which the codec never hears (Hibiki)."""
+        if not self._open:
+            raise SessionError("this session is closed")
+        return self._advance(np.full(self._cfg.user_streams, self._cfg.card))
+
+    def _advance(
+        self, codes_in: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None
+    ) -> Frame:
         first = self._frames == 0
         self._frames += 1
         if first and self._config.first_frame == "drop":
@@ -91,19 +104,25 @@ class Batch:
     """Several independent sessions stepped together; each gives exactly what it would give alone."""
 
     def __init__(self, sessions: Sequence[Session], workers: int) -> None:
+        if not sessions or not 1 <= workers <= 1024:
+            raise SessionError(f"a batch needs at least one seed and 1..1024 workers, got {len(sessions)} and {workers}")
         self.sessions = list(sessions)
+        self._open = True
         self._pool = ThreadPoolExecutor(workers)
 
     def __enter__(self) -> "Batch":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open = False
         for session in self.sessions:
             session.close()
         self._pool.shutdown()
 
     def step(self, pcm: np.ndarray) -> list[Frame]:
         """One frame of every user: pcm [sessions, frame_size]."""
+        if not self._open:
+            raise SessionError("this batch is closed")
         if len(pcm) != len(self.sessions):
             raise SessionError(f"the batch has {len(self.sessions)} sessions, got {len(pcm)} frames")
         return list(self._pool.map(Session.step, self.sessions, pcm))

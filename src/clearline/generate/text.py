@@ -9,6 +9,9 @@ class Tokenizer(Protocol):
     """The part of a SentencePiece processor that is used."""
 
     def id_to_piece(self, token: int) -> str: ...
+    def is_byte(self, token: int) -> bool: ...
+    def is_control(self, token: int) -> bool: ...
+    def is_unknown(self, token: int) -> bool: ...
     def decode(self, tokens: list[int]) -> str: ...
 
 
@@ -25,7 +28,7 @@ def words(tokens: Sequence[int], silent: frozenset[int], tokenizer: Tokenizer, f
     """Words of a token stream with one token a frame; a piece that starts with the word mark begins a new word."""
     groups: list[list[tuple[int, int]]] = []
     for frame, token in enumerate(tokens):
-        if token in silent:
+        if token in silent or tokenizer.is_control(token):
             continue
         if not groups or tokenizer.id_to_piece(token).startswith("▁"):
             groups.append([])
@@ -47,20 +50,28 @@ class LiveText:
         self._bytes = b""
 
     def feed(self, token: int) -> str:
-        """What this token adds; empty for padding and while a character is incomplete."""
-        if token in self._silent:
+        """What this token adds; empty for padding, for control tokens, and while a character is incomplete."""
+        if token in self._silent or self._tokenizer.is_control(token) or self._tokenizer.is_unknown(token):
             return ""
         piece = self._tokenizer.id_to_piece(token)
-        if len(piece) == 6 and piece.startswith("<0x"):
+        if self._tokenizer.is_byte(token):  # "<0xE2>"
             self._bytes += bytes([int(piece[3:5], 16)])
-            try:
-                text = self._bytes.decode()
-            except UnicodeDecodeError as error:
-                if error.reason == "unexpected end of data":
-                    return ""
-                text = self._bytes.decode(errors="replace")
-            self._bytes = b""
-            return text
-        if piece.startswith("<") and piece.endswith(">"):
-            return ""  # control pieces: <s>, </s>, <unk>
-        return piece.replace("▁", " ")
+            return self._complete_characters()
+        return self._flush() + piece.replace("▁", " ")
+
+    def _complete_characters(self) -> str:
+        try:
+            return self._take(self._bytes.decode())
+        except UnicodeDecodeError as error:
+            # A character that may still be completed waits; bytes that never can be become U+FFFD.
+            if error.reason == "unexpected end of data":
+                return ""
+            return self._take(self._bytes.decode(errors="replace"))
+
+    def _flush(self) -> str:
+        """Bytes that another piece has cut off from the rest of their character."""
+        return self._take(self._bytes.decode(errors="replace"))
+
+    def _take(self, text: str) -> str:
+        self._bytes = b""
+        return text

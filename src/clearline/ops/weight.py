@@ -23,11 +23,8 @@ class Weight:
 
     Dense: `data` is the array in its stored dtype (float32, float16 or bfloat16). Quantised, `bits` 4 or 8: `data` holds
     unsigned codes as uint8 [out, in * bits / 8], two 4-bit codes a byte with the even one low, and with groups of
-    `group` along `in` the value is
-
-        (code - 2^(bits-1)) * scale + offset
-
-    with `scale` and `offset` [out, in / group]; `offset` None means zero everywhere (symmetric groups).
+    `group` along `in` the value is code * scale + bias, with `scale` and `bias` [out, in / group]; without a bias the
+    groups are symmetric: (code - 2^(bits-1)) * scale.
     """
 
     name: str
@@ -35,7 +32,7 @@ class Weight:
     scale: np.ndarray | None = None
     bits: int = 0
     group: int = 0
-    offset: np.ndarray | None = None
+    bias: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,24 +46,28 @@ class Weight:
         if self.bits == 8:
             return self.data
         pairs = np.stack([self.data & 15, self.data >> 4], -1)
-        return pairs.reshape(self.data.shape[0], -1)
+        return pairs.reshape(self.data.shape[0], 2 * self.data.shape[1])
 
     def dense(self, dtype: Any) -> np.ndarray:
         """The values as an array of `dtype`, dequantised where needed."""
         if self.scale is None:
             return np.asarray(self.data).astype(dtype, copy=False)
-        zero = 1 << (self.bits - 1)
-        groups = self.codes().reshape(self.data.shape[0], -1, self.group).astype(dtype) - zero
-        values: np.ndarray = groups * self.scale[..., None].astype(dtype)
-        if self.offset is not None:
-            values = values + self.offset[..., None].astype(dtype)
+        groups = self.codes().reshape(self.data.shape[0], -1, self.group).astype(dtype)
+        scale = self.scale[..., None].astype(dtype)
+        values: np.ndarray
+        values = (groups - self.zero) * scale if self.bias is None else groups * scale + self.bias[..., None].astype(dtype)
         return values.reshape(self.shape)
+
+    @property
+    def zero(self) -> int:
+        """The code that stands for 0 in symmetric groups."""
+        return 1 << (self.bits - 1)
 
     def rows(self, start: int, stop: int) -> "Weight":
         """The rows start..stop, dense or quantised, without copying."""
         scale = None if self.scale is None else self.scale[start:stop]
-        offset = None if self.offset is None else self.offset[start:stop]
-        return replace(self, data=self.data[start:stop], scale=scale, offset=offset)
+        bias = None if self.bias is None else self.bias[start:stop]
+        return replace(self, data=self.data[start:stop], scale=scale, bias=bias)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -77,22 +78,23 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     return packed.astype(np.uint8, copy=False)
 
 
-def quantise(weight: Weight, bits: int, group: int = 32) -> Weight:
+def quantise(weight: Weight, bits: int, group: int = 32, scale_dtype: Any = np.float32) -> Weight:
     """Symmetric groups along the input axis: scale = max|w| / (2^(bits-1) - 1), code = round(w / scale) + zero.
 
     For 4 bits the largest magnitude maps to -8 with its own sign, which uses all sixteen codes (as GGUF's Q4_0 does).
-    Raises ConfigError when the input axis is not a multiple of `group`.
+    Scales are rounded to `scale_dtype` before codes are chosen for them, and kept as float32. Raises ConfigError when the
+    input axis is not a multiple of `group`.
     """
     if len(weight.shape) != 2 or weight.shape[1] % group:
         raise ConfigError(f"{weight.name} {weight.shape} cannot be quantised in groups of {group}")
     # A block of rows at a time: the float32 copies of a large matrix would cost several times its quantised size.
     step = max(1, (1 << 20) // weight.shape[1])
-    parts = [_quantise_rows(weight.rows(i, i + step), bits, group) for i in range(0, weight.shape[0], step)]
+    parts = [_quantise_rows(weight.rows(i, i + step), bits, group, scale_dtype) for i in range(0, weight.shape[0], step)]
     codes, scale = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Weight(weight.name, codes, scale, bits, group)
 
 
-def _quantise_rows(weight: Weight, bits: int, group: int) -> tuple[np.ndarray, np.ndarray]:
+def _quantise_rows(weight: Weight, bits: int, group: int, scale_dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     values = weight.dense(np.float32)
     groups = values.reshape(values.shape[0], -1, group)
     zero = 1 << (bits - 1)
@@ -101,9 +103,10 @@ def _quantise_rows(weight: Weight, bits: int, group: int) -> tuple[np.ndarray, n
         scale = -extreme / zero
     else:
         scale = np.abs(groups).max(-1) / (zero - 1)
+    scale = scale.astype(scale_dtype).astype(np.float32)
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
     codes = np.clip(np.rint(groups * inverse[..., None]) + zero, 0, 2 * zero - 1).astype(np.uint8)
-    return pack(codes.reshape(values.shape), bits), scale.astype(np.float32)
+    return pack(codes.reshape(values.shape), bits), scale
 
 
 class Weights:

@@ -1,5 +1,19 @@
 """Traces: what crossed the boundaries of a session, frame by frame."""
 
-from clearline.trace.record import TRACE_VERSION, Recorder, read_trace
+from clearline.trace.read import read_trace, write_trace
+from clearline.trace.record import FileRecorder, MemoryRecorder, Recorder
+from clearline.trace.schema import BOUNDARIES, LOGITS, PCM, TOKENS, Boundary, Trace
 
-__all__ = ["TRACE_VERSION", "Recorder", "read_trace"]
+__all__ = [
+    "BOUNDARIES",
+    "LOGITS",
+    "PCM",
+    "TOKENS",
+    "Boundary",
+    "FileRecorder",
+    "MemoryRecorder",
+    "Recorder",
+    "Trace",
+    "read_trace",
+    "write_trace",
+]

@@ -1,0 +1,126 @@
+"""`clearline compare`: where two runs part, and why."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clearline.cli.options import JsonOption
+from clearline.errors import ClearlineError, ConfigError
+
+if TYPE_CHECKING:
+    from clearline.lab.compare import Comparison
+    from clearline.lab.live import Live
+
+
+def compare(
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A trace, codes (.npy, .safetensors, .json), a log, a recording; or run:BACKEND[@PRESET], run:codec, peer:NAME."
+        ),
+    ],
+    b: Annotated[str | None, typer.Argument(help="The other side; with --peers, A is a recording and B is left out.")] = None,
+    input: Annotated[Path | None, typer.Option("--input", "-i", help="The recording that run: and peer: sides hear.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="For run: and peer: (nano unless given); for files: force their tokens through it."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings of run: sides that name none.")] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Compare Clearline with every installed implementation on recording A.")
+    ] = False,
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference of numbers that is rounding.", min=0)] = 1e-4,
+    frames: Annotated[int, typer.Option(help="How many frames of the input to run.", min=1)] = 250,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare two runs: the first divergence and its kind. Exit code 0: equal; 1: different; 2: cannot tell you."""
+    from clearline.app import load
+    from clearline.config import preset as named_preset
+    from clearline.lab.compare import compare_sides
+    from clearline.lab.live import Live, is_live, open_side
+
+    settings = None if preset is None else named_preset(preset)
+    if peers:
+        if b is not None or input is not None:
+            raise ConfigError("--peers takes one recording and nothing else to compare")
+        _peers(Live(Path(a), model or "nano", settings, frames), tolerance, json_output)
+        return
+    if b is None:
+        raise ConfigError("compare needs two sides, or --peers")
+    live = None if input is None else Live(input, model or "nano", settings, frames)
+    sides = [open_side(name, live) for name in (a, b)]
+    judge = None
+    if model is not None and not any(side.model is not None for side in sides) and not any(is_live(name) for name in (a, b)):
+        judge = load(model)
+    found = compare_sides(sides[0], sides[1], tolerance, judge)
+    if json_output:
+        typer.echo(json.dumps(report(found, a, b), indent=2))
+    else:
+        _print(found, a, b)
+    sys.exit(0 if found.equal else 1)
+
+
+def _peers(live: "Live", tolerance: float, json_output: bool) -> None:
+    from clearline.lab.adapters import PEERS, find_peers
+    from clearline.lab.compare import compare_peer
+
+    names = dict.fromkeys(found.peer.name for found in find_peers())
+    if not names:
+        raise ClearlineError("no other implementation is installed in the environments of CLEARLINE_PEERS; see `clearline peers`")
+    reports: list[dict[str, Any]] = []
+    ran = []
+    for name in names:
+        try:
+            found = compare_peer(PEERS[name], live, tolerance)
+        except ClearlineError as error:
+            reports.append({"b": f"peer:{name}", "could_not_run": str(error)})
+            if not json_output:
+                typer.echo(f"{name}: could not run: {error}\n")
+            continue
+        ran.append(found)
+        reports.append(report(found, "clearline", f"peer:{name}"))
+        if not json_output:
+            _print(found, "clearline", f"peer:{name}")
+            typer.echo()
+    if json_output:
+        typer.echo(json.dumps(reports, indent=2))
+    if not ran:
+        raise ClearlineError("no other implementation could run this model")
+    sys.exit(0 if all(found.equal for found in ran) else 1)
+
+
+def report(found: "Comparison", a: str, b: str) -> dict[str, Any]:
+    """A comparison as JSON; NaN, which JSON has not, as null."""
+    cleaned: dict[str, Any] = json.loads(json.dumps(asdict(found)).replace("NaN", "null"))
+    return {"a": a, "b": b, "equal": found.equal} | cleaned
+
+
+def _print(found: "Comparison", a: str, b: str) -> None:
+    from clearline.lab.compare import describe
+
+    typer.echo(f"A: {a}\nB: {b}\n{found.kind.upper()}: {found.why}")
+    for boundary, shares in found.agreement.items():
+        if any(share < 1 for share in shares):
+            typer.echo(f"  {boundary} equal: {' '.join(f'{share:.0%}' for share in shares)}")
+    for boundary, relation in found.relations.items():
+        for finding in relation.findings:
+            typer.echo(f"  {boundary}: {finding}")
+    if found.sound is not None and not found.equal:
+        typer.echo(f"  pcm_out: {found.sound.finding}")
+    if found.other_facts and not found.equal:
+        typer.echo(f"  differing facts: {', '.join(found.other_facts)}")
+    for side, errors in found.forced_error.items():
+        listed = ", ".join(f"{boundary} {error:.1e}" for boundary, error in errors.items())
+        typer.echo(f"  {side}'s logits against the other's model along {side}'s tokens: {listed} of the largest value at most")
+    for side, judged in found.judgements.items():
+        odd = [judgement for judgement in judged if not judgement.plausible]
+        fits = "are what the model draws under their settings" if not odd else "are not the model's:"
+        typer.echo(f"  {side}'s tokens {fits}")
+        for judgement in odd:
+            typer.echo(f"    {judgement.stream}: {describe(judgement)}")
+    for note in found.notes:
+        typer.echo(f"  note: {note}")

@@ -1,0 +1,7 @@
+"""Other implementations of the same models, each in an environment of its own, run by subprocess."""
+
+from clearline.lab.adapters.find import Installed, find_peers, interpreters
+from clearline.lab.adapters.peers import PEERS, Peer
+from clearline.lab.adapters.run import run_peer
+
+__all__ = ["PEERS", "Installed", "Peer", "find_peers", "interpreters", "run_peer"]

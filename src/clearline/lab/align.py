@@ -1,0 +1,94 @@
+"""The shift sweep: do the semantic and the acoustic codebooks of a frame belong together?
+
+The acoustic codebooks are moved by -2..+2 frames against the first one, each version is decoded, and each sound is asked
+whether it encodes back to the codes it was made from (`consistency`). Codes that belong together come back; others do not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clearline.errors import ClearlineError
+from clearline.generate import Codec
+from clearline.lab.consistency import Consistency, consistency
+from clearline.lab.stats import sign_test
+
+SHIFTS = (-2, -1, 0, 1, 2)
+# Frames with sound that a verdict needs, and the largest p of the sign test between the best shift and any other.
+FEWEST, ALPHA = 25, 0.01
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """One version: the acoustic codebooks moved `shift` frames later. pcm float32 is its sound.
+
+    p: exact sign test over frames, this version's first codes that came back against those of the best version.
+    """
+
+    shift: int
+    consistency: Consistency
+    pcm: np.ndarray
+    p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The versions, best first. shift: the best one, or None where the evidence does not decide; verdict says it."""
+
+    versions: list[Shifted]
+    shift: int | None
+    verdict: str
+
+
+def shifted(codes: np.ndarray, shift: int, reach: int = max(SHIFTS)) -> np.ndarray:
+    """Codes [K, T] with all codebooks but the first moved `shift` frames later, cut to the T - 2 reach frames that every
+    shift up to `reach` has: out[0, t] = codes[0, t + reach], out[k, t] = codes[k, t + reach - shift]."""
+    length = codes.shape[1] - 2 * reach
+    return np.concatenate([codes[:1, reach : reach + length], codes[1:, reach - shift : reach - shift + length]])
+
+
+def align(codec: Codec, codes: np.ndarray, on_step: Callable[[int, int], None] | None = None) -> Alignment:
+    """Sweep codes [K, T] of one speaker. Raises ClearlineError when there are too few codebooks, frames, or no sound."""
+    codes = np.asarray(codes)
+    if codes.shape[0] < 2:
+        raise ClearlineError("an alignment needs a semantic and an acoustic codebook; there is only one")
+    if codes.shape[1] < FEWEST + 2 * max(SHIFTS):
+        raise ClearlineError(f"{codes.shape[1]} frames are too few to compare alignments; at least {FEWEST + 4} are needed")
+    versions = []
+    for number, shift in enumerate(SHIFTS):
+        moved = shifted(codes, shift)
+        pcm = codec.decode(moved).astype(np.float32)
+        versions.append(Shifted(shift, consistency(codec, moved, pcm), pcm))
+        if on_step is not None:
+            on_step(number, len(SHIFTS))
+    versions.sort(key=lambda version: (-np.nan_to_num(version.consistency.first, nan=-1.0), abs(version.shift)))
+    best = versions[0]
+    tested = [best] + [Shifted(v.shift, v.consistency, v.pcm, _against(best, v)) for v in versions[1:]]
+    return _judged(tested)
+
+
+def _against(best: Shifted, other: Shifted) -> float:
+    pairs = [(a, b) for a, b in zip(best.consistency.hits, other.consistency.hits, strict=True) if a is not None and b is not None]
+    return sign_test(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
+
+
+def _judged(versions: list[Shifted]) -> Alignment:
+    best, rivals = versions[0], versions[1:]
+    if best.consistency.frames < FEWEST:
+        return Alignment(versions, None, f"only {best.consistency.frames} frames are not silent: too few to tell")
+    worst = max(version.p for version in rivals)
+    close = [version for version in rivals if version.p > ALPHA]
+    evidence = f"{best.consistency.first:.0%} of the semantic codes come back, at most {rivals[0].consistency.first:.0%} otherwise"
+    if close:
+        tied = ", ".join(f"{version.shift:+d}" for version in sorted(close, key=lambda v: v.shift))
+        return Alignment(versions, None, f"undecided: {best.shift:+d} is best, but {tied} cannot be told from it ({evidence})")
+    if best.shift == 0:
+        return Alignment(versions, 0, f"aligned: {evidence} (p {worst:.1e})")
+    late = best.shift > 0
+    return Alignment(
+        versions, best.shift,
+        f"MISALIGNED: right when the acoustic codebooks are moved {abs(best.shift)} frame{'s' * (abs(best.shift) > 1)} "
+        f"{'later' if late else 'earlier'}: the acoustic delay that was undone is {abs(best.shift)} too "
+        f"{'large' if late else 'small'} ({evidence}, p {worst:.1e})",
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""The sides of a comparison: files opened, or implementations run now on an input."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from clearline.app import Model, load, load_codec
+from clearline.audio import read_audio, to_mono
+from clearline.backends import BACKENDS
+from clearline.checkpoint.safetensors import file_hash
+from clearline.config import GenerationConfig, preset
+from clearline.errors import ClearlineError
+from clearline.lab.adapters import PEERS, Peer, run_peer
+from clearline.lab.source import open_source
+from clearline.trace import LOGITS, PCM, TOKENS, MemoryRecorder, Trace
+
+# 20 s: enough to pass a context of 250 codec frames, little enough to keep a 7B's logits in memory.
+FRAMES = 250
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a run made now needs: the recording, the model's folder, settings (None: the model's own), how many frames."""
+
+    input: Path
+    model: str = "nano"
+    settings: GenerationConfig | None = None
+    frames: int = FRAMES
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: its trace, and the model where it can be asked more (teacher forcing)."""
+
+    name: str
+    trace: Trace
+    model: Model | None = None
+
+
+def is_live(name: str) -> bool:
+    """Whether a side's name means something to run: run:BACKEND, run:BACKEND@PRESET, run:codec, peer:NAME."""
+    return name.startswith(("run:", "peer:"))
+
+
+def open_side(name: str, live: Live | None) -> Side:
+    """A side by its name: a file, or one of the above with something to run them on. Raises ClearlineError."""
+    if not is_live(name):
+        return Side(name, open_source(name))
+    if live is None:
+        raise ClearlineError(f"{name} is to be run now: give a recording with --input")
+    kind, _, rest = name.partition(":")
+    if kind == "peer":
+        if rest not in PEERS:
+            raise ClearlineError(f"there is no peer {rest!r}; known: {', '.join(PEERS)}")
+        return Side(name, replace_name(run_peer_on(PEERS[rest], live), name))
+    if rest == "codec":
+        return Side(name, replace_name(run_codec(live), name))
+    backend, _, named = rest.partition("@")
+    if backend not in BACKENDS:
+        raise ClearlineError(f"there is no backend {backend!r}; known: {', '.join(BACKENDS)}")
+    chosen = preset(named) if named else live.settings
+    model = load(live.model, backend=backend)
+    return Side(name, replace_name(run_now(model, live, chosen), name), model)
+
+
+def run_now(model: Model, live: Live, settings: GenerationConfig | None) -> Trace:
+    """A run of `model` with every boundary recorded, and no silence after the input."""
+    recorder = MemoryRecorder(TOKENS | LOGITS | PCM)
+    pcm = frames_of(live, model.mimi.sample_rate, model.mimi.frame_size).reshape(-1)
+    config = model.generation(settings)
+    model.run(pcm, model.mimi.sample_rate, config, tail=0, recorder=recorder, input_hash=file_hash(live.input))
+    return recorder.trace()
+
+
+def run_peer_on(peer: Peer, live: Live) -> Trace:
+    """Another implementation on the same frames; with our codes, where it is run without its codec."""
+    codes = run_codec(live).columns["codes_in"] if peer.needs_codes else None
+    return run_peer(peer, live.model, frames_of(live), codes)
+
+
+def run_codec(live: Live, codebooks: int | None = None) -> Trace:
+    """The codec alone: the input's codes, and what they sound like."""
+    codec = load_codec(live.model)
+    stream = codec.stream(codebooks)
+    recorder = MemoryRecorder(PCM | TOKENS)
+    recorder.begin({"input": file_hash(live.input), "backend": "onnx"})
+    for frame in frames_of(live, codec.sample_rate, codec.frame_size):
+        codes = stream.encode(frame)
+        recorder.add({"pcm_in": frame, "codes_in": codes, "codes_out": codes, "pcm_out": stream.decode(codes)})
+    return recorder.trace()
+
+
+def frames_of(live: Live, rate: int = 24_000, frame_size: int = 1920) -> np.ndarray:
+    """The input's first frames, float32 [frames, frame_size]; the last one filled up with zeros."""
+    recording = read_audio(live.input)
+    pcm = to_mono(recording.samples, recording.rate, rate)[: live.frames * frame_size]
+    return np.pad(pcm, (0, -len(pcm) % frame_size)).reshape(-1, frame_size)
+
+
+def replace_name(trace: Trace, name: str) -> Trace:
+    return replace(trace, facts=dict(trace.facts) | {"name": name})

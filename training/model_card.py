@@ -1,0 +1,77 @@
+"""Writes MODEL_CARD.md into a nano folder from the report of evaluate.py.
+
+    python model_card.py FOLDER REPORT.json
+"""
+import json
+import pathlib
+import sys
+
+from common import exchanges
+
+TEXT = """# nano
+
+A Moshi in Kyutai's file format, small enough to live in a package: {parameters}.
+It is a test pattern with a voice, not a conversationalist. It listens, waits
+for the end of what you say, answers one of the prompts below with its one
+fixed reply, and says "{fallback}" to anything else. It knows no other English,
+holds no conversation and cannot be talked into anything.
+
+- Codec: `mimi.safetensors` (24 kHz, 12.5 frames a second, 8 codebooks of 512).
+  The decoder only knows the voice of the replies.
+- Language model: `model.safetensors` (bfloat16), 16 audio streams and one text
+  stream, delays as in Moshi. `tokenizer.model`: SentencePiece, 400 pieces,
+  padding 3, end of padding 0.
+- Kyutai's `moshi` package loads the folder unmodified.
+
+## Training data and licences
+
+Everything it heard is synthetic; no recording of a person was used.
+
+| source | used for | licence |
+|---|---|---|
+| hibari-tts 0.2.1, voice heart | the replies, part of the users | Apache-2.0 |
+| Kokoro-82M, 23 English voices and mixes of them | users | Apache-2.0 |
+| espeak-ng | users | GPL-3.0 (the program) |
+| flite voices kal, kal16, awb, slt | users | BSD style (CMU) |
+| festival voices kallpc16k, slt | users | free, festvox terms |
+
+Sentences were written for this purpose (`training/exchanges.json`,
+`training/sentences.py`). Noise and rooms are computed. The weights carry the
+licence of this repository.
+
+## Measured
+
+Voices and kinds of noise that never occurred in training (Kokoro af_nova,
+am_eric, am_puck, bf_lily, bm_lewis; flite rms; festival kdlpc16k; four espeak-ng
+variants; blue noise, clicks, surf), greedy decoding in float32 with Kyutai's
+package, files in and files out. Bars: right reply 90 %, word error rate 10 %,
+DistillMOS 3.0, 25 MB.
+
+{table}
+
+"Right" means: exactly the wanted words, once, in every turn of the recording,
+and nothing else. The word error rate is that of a small recogniser (Whisper
+tiny.en) and includes its own mistakes.
+
+## Prompts
+
+{prompts}
+"""
+
+
+def main(folder, report):
+    from check_official import load
+    mimi, lm, _ = load(folder)
+    size = lambda m: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}"
+    known = exchanges()
+    rows = ["| say | it answers |", "|---|---|"]
+    rows += [f"| {' / '.join(e['prompts'])} | {e['reply']} |" for e in known["exchanges"]]
+    rows.append(f"| anything else | {known['fallback']} |")
+    pathlib.Path(folder, "MODEL_CARD.md").write_text(TEXT.format(
+        parameters=f"{size(lm)} million parameters and a codec of {size(mimi)} million",
+        fallback=known["fallback"], table=pathlib.Path(report).with_suffix(".md").read_text().strip(),
+        prompts="\n".join(rows)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
