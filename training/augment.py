@@ -5,7 +5,7 @@ import soxr
 
 from common import RATE
 
-TRAIN_NOISE = ["white", "pink", "brown", "hum", "babble", "hiss"]
+TRAIN_NOISE = ["white", "pink", "brown", "hum", "babble", "hiss", "wobble", "wobble", "taps", "taps"]
 HELDOUT_NOISE = ["blue", "clicks", "surf"]
 
 
@@ -34,6 +34,17 @@ def noise(kind, n, rng, voices=None):
         x = np.zeros(n, np.float32)
         x[rng.integers(0, n, max(1, n // 3000))] = rng.standard_normal(max(1, n // 3000)) * 8
         x = np.convolve(x, np.exp(-np.arange(240) / 40) * rng.standard_normal(240), "same")
+    elif kind == "wobble":                                       # swells and fades at random
+        points = rng.uniform(0, 1, max(4, int(n / RATE * rng.uniform(1, 12)))) ** 2
+        swell = np.interp(np.arange(n), np.linspace(0, n, len(points)), points)
+        x = coloured(n, rng.uniform(-.5, 2), rng) * (swell + rng.uniform(0, .5))
+    elif kind == "taps":                                         # knocks of something resonant
+        x = .02 * coloured(n, 1, rng)
+        for _ in range(rng.integers(2, max(4, 6 * n // RATE))):
+            m = int(rng.uniform(.005, .15) * RATE)
+            at, k = int(rng.integers(max(1, n - m))), np.arange(m)
+            ring = np.sin(2 * np.pi * rng.uniform(150, 6000) / RATE * k) + rng.standard_normal(m)
+            x[at:at + m] += (ring * np.exp(-5 * k / m) * rng.uniform(.2, 1))[:n - at]
     elif kind == "surf":
         x = coloured(n, 1, rng) * (0.3 + np.abs(np.sin(2 * np.pi * (rng.uniform(.3, 1.5) * t + rng.random()))))
     else:

@@ -103,7 +103,7 @@ class Maker:
         reply, text, phones = R.start[:, :T].copy(), np.full(T, TEXT_PAD), []
         labels = np.zeros(4 * T, np.int64)
         now, rms = int(rng.uniform(.15, rng.choice([1.5, 4, 9], p=[.7, .25, .05])) * RATE), []
-        talk = rng.random() > .06                                # else: nobody speaks at all
+        talk = rng.random() > .08                                # else: nobody speaks at all
         for _ in range(4 if talk else 0):
             wav, end, number, ph, lab = self.pick()
             first = (now + end) // FRAME + REACT
@@ -135,9 +135,9 @@ class Maker:
 
     def room_noise(self, user, rms):
         rng, kind = self.rng, self.rng.random()
-        if kind < .3:
+        if kind < .25:
             return user                                          # digital silence between the words
-        if kind < .5:
+        if kind < .4:
             return aug.add_noise(user, rms, rng, self.kinds, snr=rng.uniform(40, 60), rate=1)
         noisy = aug.add_noise(user, rms, rng, self.kinds, self.babble, rate=1)
         if rng.random() < .15:                                   # noise that comes and goes

@@ -65,41 +65,6 @@ class Corpus:
         return w / w.sum()
 
 
-def lock_pulses(f0, start):
-    """Pulse train whose phase is a whole number of turns at every 12.5 Hz frame boundary
-    (counted from sample `start`): the pitch moves by at most a few percent, and a
-    decoder can know the phase of the voice from the frame alone."""
-    from hibari import dsp
-    curve = np.repeat(np.maximum(np.asarray(f0, np.float64), 40), dsp.HOP)
-    curve = np.convolve(np.pad(curve, 150, mode="edge"), np.ones(301) / 301, "valid")
-    cycles = curve / RATE
-    for a in range(start - FRAME * (1 + start // FRAME), len(cycles), FRAME):
-        block = slice(max(0, a), a + FRAME)
-        if a >= 0 and a + FRAME <= len(cycles):
-            cycles[block] *= round(cycles[block].sum()) / cycles[block].sum()
-        elif a < 0:                                              # end the first part on a whole turn
-            cycles[block] *= max(1, round(cycles[block].sum())) / cycles[block].sum()
-    t = 2 * np.pi * (np.cumsum(cycles) % 1)
-    top = np.floor(11000 / (cycles * RATE)) + .5
-    s = 2 * np.sin(t / 2)
-    near = np.abs(s) <= 2e-3
-    e = np.where(near, 2 * top, np.sin(top * t) / np.where(near, 1, s)) - .5
-    e[np.repeat(np.asarray(f0) <= 40, dsp.HOP)] = 0
-    return e.astype(np.float32)
-
-
-def render(parts, start=None):
-    """The voice's waveform from its network's outputs; with `start`, phase-locked to frames."""
-    from hibari import dsp
-    if start is None:
-        return dsp.synth(*parts, np.random.default_rng(1))
-    free, dsp.pulses = dsp.pulses, lambda f0: lock_pulses(f0, start)
-    try:
-        return dsp.synth(*parts, np.random.default_rng(1))
-    finally:
-        dsp.pulses = free
-
-
 @functools.lru_cache(None)
 def replies(locked=False):
     """All replies, as (text, samples, [(word, start in seconds)]); the last is the fallback.

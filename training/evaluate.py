@@ -5,7 +5,8 @@
 Test recordings are made from the held-out voices (WORK/eval/*.wav), played to
 the model frame by frame through Kyutai's own package (greedy, float32), and
 what comes back is judged:
-  right        the words of the inner monologue are exactly the wanted reply, once
+  right        per turn: exactly the wanted reply, once, begins within a second of the
+               end of the speech; per recording: all turns are right and nothing else is said
   early/late   when the reply's sound starts after the end of the speech
   WER          an independent recogniser (Whisper tiny.en) on the reply's sound
   MOS          DistillMOS of the reply's sound
@@ -29,8 +30,8 @@ KINDS = {  # name: (noise kinds, SNR range, room, level range in dBFS)
     "clean": (None, None, False, (-12, -1)),
     "soft": (None, None, False, (-38, -24)),
     "room": (None, None, True, (-12, -1)),
-    "noise 15-30 dB": (aug.HELDOUT_NOISE, (15, 30), False, (-12, -1)),
-    "noise 8-15 dB": (aug.HELDOUT_NOISE, (8, 15), True, (-12, -1)),
+    "noise 20-35 dB": (aug.HELDOUT_NOISE, (20, 35), False, (-12, -1)),
+    "noise 10-20 dB": (aug.HELDOUT_NOISE, (10, 20), True, (-12, -1)),
 }
 
 
@@ -45,8 +46,8 @@ def recordings(count, seed):
     for n in range(count):
         kind = names[n % len(names)]
         noises, snr, room, levels = KINDS[kind]
-        # every fifth recording is a conversation of two or three exchanges
-        turns, parts, ends, wanted, texts, voices = (1 if n % 5 else int(rng.integers(2, 4))), [], [], [], [], []
+        # every sixth recording is a conversation of two or three exchanges
+        turns, parts, ends, wanted, texts, voices = (1 if n % 6 else int(rng.integers(2, 4))), [], [], [], [], []
         now = 0
         for t in range(turns):
             i = int(rng.choice(by[str(rng.choice([e for e in engines if e in by]))]))
@@ -167,11 +168,13 @@ def main():
     for n, r in enumerate(recs):
         spans = reply_spans(r["text"])
         heard = [sp.decode([int(t) for t in r["text"][u:v] if t not in (0, 3)]) for u, v in spans]
-        delays = []
-        for end in r["ends"]:
+        delays, turns = [], []
+        for end, want in zip(r["ends"], r["wanted"]):
+            first = end // FRAME
+            turns.append([plain(h) for (u, _), h in zip(spans, heard) if first <= u <= first + 12] == [plain(want)])
             loud = np.flatnonzero(np.abs(r["sound"][end:]) > .02)
             delays.append(float(loud[0]) / RATE if len(loud) else None)
-        case = dict(kind=r["kind"], said=r["said"], voice=r["voice"], wanted=r["wanted"], heard=heard,
+        case = dict(kind=r["kind"], said=r["said"], voice=r["voice"], wanted=r["wanted"], heard=heard, turns=turns,
                     right=[plain(h) for h in heard] == [plain(w) for w in r["wanted"]], delays=delays)
         cases.append(case)
         if case["right"]:
@@ -188,18 +191,16 @@ def main():
     rate = lambda c: sum(x["right"] for x in c) / max(1, len(c))
     talk = [c for c in cases if c["wanted"]]
     delays = [d for c in talk if c["right"] for d in c["delays"] if d is not None]
-    spell = {}
-    for c in talk:
-        for v in set(c["voice"]):
-            spell.setdefault(v, []).append(c)
+    turns = [(t, w, v, c["kind"]) for c in talk for t, w, v in zip(c["turns"], c["wanted"], c["voice"])]
+    share = lambda keep: sum(t[0] for t in turns if keep(t)) / max(1, sum(1 for t in turns if keep(t)))
+    sorry = exchanges()["fallback"]
     report = dict(
         folder_mb=sum(f.stat().st_size for f in pathlib.Path(a.folder).iterdir()) / 1e6,
-        recordings=len(cases), right=rate(talk),
-        right_known=rate([c for c in talk if exchanges()["fallback"] not in c["wanted"]]),
-        right_unknown=rate([c for c in talk if c["wanted"] == [exchanges()["fallback"]]]),
+        recordings=len(cases), turns=len(turns), right=share(lambda t: True), right_recordings=rate(talk),
+        right_known=share(lambda t: t[1] != sorry), right_unknown=share(lambda t: t[1] == sorry),
         right_nobody=rate([c for c in cases if not c["wanted"]]),
-        by_condition={k: rate([c for c in talk if c["kind"] == k]) for k in KINDS},
-        by_voice={v: [rate(c), len(c)] for v, c in sorted(spell.items())},
+        by_condition={k: share(lambda t: t[3] == k) for k in KINDS},
+        by_voice={v: [share(lambda t: t[2] == v), sum(t[2] == v for t in turns)] for v in sorted({t[2] for t in turns})},
         delay_s=dict(median=float(np.median(delays)) if delays else None, p95=float(np.percentile(delays, 95)) if delays else None),
         wer=sum(x["errors"] for x in rated) / max(1, sum(x["words"] for x in rated)),
         mos=dict(mean=float(np.mean([x["mos"] for x in rated])) if rated else None,
@@ -210,9 +211,10 @@ def main():
     if not rated:
         return print(json.dumps({k: v for k, v in report.items() if k not in ("rated", "wrong")}, indent=1))
     lines = ["| measured on held-out voices and noise | |", "|---|---|",
-             f"| right reply, all recordings with speech ({len(talk)}) | {pct(report['right'])} |",
-             f"| known prompts only | {pct(report['right_known'])} |",
+             f"| right reply, all turns ({len(turns)}) | {pct(report['right'])} |",
+             f"| known prompts | {pct(report['right_known'])} |",
              f"| unknown sentences answered as not understood | {pct(report['right_unknown'])} |",
+             f"| recordings without any mistake (one to three turns, {len(talk)}) | {pct(report['right_recordings'])} |",
              f"| stays silent when nobody speaks | {pct(report['right_nobody'])} |",
              *(f"| condition: {k} | {pct(v)} |" for k, v in report["by_condition"].items()),
              *(f"| voice: {k} ({n}) | {pct(v)} |" for k, (v, n) in report["by_voice"].items()),

@@ -49,8 +49,8 @@ DistillMOS 3.0, 25 MB.
 
 {table}
 
-"Right" means: exactly the wanted words, once, in every turn of the recording,
-and nothing else. The word error rate is that of a small recogniser (Whisper
+"Right" means: exactly the wanted words, once, beginning within a second of the
+end of the speech. The word error rate is that of a small recogniser (Whisper
 tiny.en) and includes its own mistakes.
 
 ## Prompts

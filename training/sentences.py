@@ -170,3 +170,28 @@ def other(split):
     if split == "heldout":
         return near[:16] + plain[:14] + grammar[:10]
     return near[16:] + plain[14:] + grammar[10:330]
+
+
+def salad(rng):
+    """An endless supply of things nano does not know: words in no order, and known
+    prompts that go wrong after their first words."""
+    prompts = [p for e in exchanges()["exchanges"] for p in e["prompts"]]
+    taken = {p.lower() for p in prompts} | {t.lower() for t, _ in other("heldout")}
+    lines = [t for t, _ in other("train")]
+    words = sorted({w for t in lines + prompts for w in t.split()})
+    while True:
+        kind = rng.random()
+        if kind < .4:                                            # begins like a prompt
+            p = rng.choice(prompts).split()
+            text = p[:rng.randint(1, max(1, len(p) - 1))] + rng.choices(words, k=rng.randint(1, 3))
+        elif kind < .6:                                          # ends like one
+            p = rng.choice(prompts).split()
+            text = rng.choices(words, k=rng.randint(1, 3)) + p[-rng.randint(1, max(1, len(p) - 1)):]
+        elif kind < .8:                                          # pieces of two sentences
+            a, b = rng.choice(lines).split(), rng.choice(lines).split()
+            text = a[:rng.randint(1, 4)] + b[-rng.randint(1, 4):]
+        else:
+            text = rng.choices(words, k=rng.randint(1, 6))
+        text = " ".join(text)
+        if text.lower() not in taken and not any(text.lower().endswith(" " + p) for p in taken):
+            yield text

@@ -1,6 +1,6 @@
 """Speech for the user's side (and the varied speech of the reply voice).
 
-    python synthesise.py ENGINE SPLIT [--minutes M] [--shard I/N] [--seed S]
+    python synthesise.py ENGINE SPLIT [--minutes M] [--count N] [--shard I] [--salad]
 
 ENGINE is kokoro, hibari, espeak, flite or festival; SPLIT is train or heldout.
 Writes WORK/audio/ENGINE-SPLIT-I.i16 (24 kHz samples, one utterance after the
@@ -19,7 +19,7 @@ import warnings
 import numpy as np
 
 from common import RATE, WORK, exchanges, phone_ids
-from sentences import other
+from sentences import other, salad
 
 warnings.filterwarnings("ignore")
 
@@ -180,6 +180,7 @@ def main():
     ap.add_argument("--minutes", type=float, default=5)
     ap.add_argument("--count", type=int, default=1 << 30)
     ap.add_argument("--shard", default="0")
+    ap.add_argument("--salad", action="store_true", help="only sentences that nano does not know")
     a = ap.parse_args()
     rng = random.Random(f"{a.engine} {a.split} {a.shard}")
     engine = ENGINES[a.engine]()
@@ -187,7 +188,7 @@ def main():
     base.parent.mkdir(parents=True, exist_ok=True)
     end, offset, n = time.time() + 60 * a.minutes, 0, 0
     with open(f"{base}.i16", "wb") as audio, open(f"{base}.jsonl", "w") as index:
-        for text, exchange in passes(a.split, rng):
+        for text, exchange in ((t, -1) for t in salad(rng)) if a.salad else passes(a.split, rng):
             if time.time() > end or n >= a.count:
                 break
             voice = engine.voice(a.split, rng)

@@ -7,12 +7,11 @@ users' voices (from a noisy copy: the encoder learns to hear through noise),
 and heads that make codebook 0 say which phoneme is spoken. It starts
 without quantiser. Then encoder and quantiser are rounded and frozen
 (codec_frozen.pt: the codes are final, the language model can start), and
-phase 2 polishes the decoder on frozen codes of the replies, with a
-discriminator. Result: codec.pt.
+phase 2 polishes the decoder on the frozen codes of the replies, sample by
+sample. Result: codec.pt.
 """
 import argparse
 import math
-import random
 import time
 
 import numpy as np
@@ -84,35 +83,6 @@ class Phonemes(nn.Module):
         return F.cross_entropy(logits, labels.reshape(-1), ignore_index=-1)
 
 
-class Discriminator(nn.Module):
-    """Small two-dimensional convolutions over complex spectrograms, at three resolutions."""
-    def __init__(self, sizes=(2048, 1024, 512), c=20):
-        super().__init__()
-        self.sizes = sizes
-        self.nets = nn.ModuleList(nn.ModuleList([
-            nn.Conv2d(3, c, (3, 9), (1, 2), (1, 4)), nn.Conv2d(c, c, (3, 9), (1, 2), (1, 4)),
-            nn.Conv2d(c, c, (3, 9), (1, 2), (2, 4), (2, 1)), nn.Conv2d(c, c, (3, 3), 1, 1),
-            nn.Conv2d(c, 1, (3, 3), 1, 1)]) for _ in sizes)
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):                         # keeps the scale through the stack
-                nn.init.kaiming_normal_(m.weight, .2)
-                nn.init.zeros_(m.bias)
-
-    def forward(self, x):
-        outs, feats = [], []
-        for n, net in zip(self.sizes, self.nets):
-            s = torch.stft(x[:, 0], n, n // 4, window=torch.hann_window(n), normalized=True, return_complex=True)
-            mag = s.abs().clamp_min(1e-4)
-            s = s * mag ** -0.6                                  # soft sounds count too
-            h = torch.stack([2 * s.real, 2 * s.imag, .3 * mag.log() + 1.2], 1).transpose(2, 3)
-            with torch.autocast("cpu", torch.bfloat16):
-                for layer in net[:-1]:
-                    h = F.leaky_relu(layer(h), 0.2)
-                    feats.append(h.float())
-                outs.append(net[-1](h).float())
-        return outs, feats
-
-
 # -------------------------------------------------------------------- loss
 
 def mel_matrix(n_fft, bands):
@@ -139,15 +109,13 @@ def spectral(x, y):
     return total / len(MELS)
 
 
-def phases(x, y):
-    """Distance of compressed complex spectrograms: the decoder can learn the very
-    waveform of the replies by heart, which is what takes the buzz away."""
+def waveform(x, y):
+    """Relative error of the samples, as they are and with the treble lifted."""
     total = 0
-    for n in (512, 1024, 2048):
-        a, b = (torch.stft(s[:, 0], n, n // 4, window=torch.hann_window(n), normalized=True, return_complex=True) for s in (x, y))
-        a, b = (s * s.abs().clamp_min(1e-4) ** -.6 for s in (a, b))
-        total = total + (torch.view_as_real(a) - torch.view_as_real(b)).abs().mean() / 3
-    return total
+    for k in (0, .9):
+        a, b = (s[..., 1:] - k * s[..., :-1] for s in (x, y))
+        total = total + (a - b).pow(2).mean() / a.pow(2).mean().clamp_min(1e-5)
+    return total / 2
 
 
 # -------------------------------------------------------------------- data
@@ -299,54 +267,40 @@ def reply_codes(mimi, data):
     return [mimi.encode(torch.tensor(r)[None, None])[0] for r in data.replies]
 
 
-def phase2(mimi, minutes, log, resume):
-    data, disc, skip = Data(2), Discriminator(), 2
+def phase2(mimi, minutes, log, resume, rate):
+    """The decoder learns the replies by heart, sample by sample: their codes never
+    change, and a voice whose phase is right does not buzz."""
+    data, skip, frames = Data(2), 2, 14
     codes = reply_codes(mimi, data)
     log("codes in use on the replies: " + str(usage(mimi, torch.cat(codes, 1).T)))
     if resume:
         mimi.load_state_dict(torch.load(WORK / "codec.pt")["mimi"])
     params = [p for p in mimi.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(params, lr=1e-3, betas=(.8, .99), weight_decay=0)
-    opt_d = torch.optim.AdamW(disc.parameters(), lr=1e-3, betas=(.8, .99), weight_decay=.01)
-    start, step, last, sums, frames = time.time(), 0, time.time(), {}, 10
+    opt = torch.optim.AdamW(params, lr=rate, betas=(.9, .99), weight_decay=0)
+    start, step, last, sums = time.time(), 0, time.time(), {}
     while (done := (time.time() - start) / (60 * minutes)) < 1:
-        rate = min(1, (step + 1) / 50) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * done)))
-        opt.param_groups[0]["lr"], opt_d.param_groups[0]["lr"] = 8e-4 * rate, 6e-4 * max(.2, rate)
+        for g in opt.param_groups:
+            g["lr"] = rate * min(1, (step + 1) / 30) * (.01 + .99 * (.5 + .5 * math.cos(math.pi * done)))
         cs, xs = [], []
-        for _ in range(10):
+        for _ in range(7):
             i = data.rng.choice(len(codes), p=data.reply_weights)
             # of the silence around a reply, less than there is
-            s = int(data.rng.integers(8, codes[i].shape[1] - frames - 5))
+            s = int(data.rng.integers(6, codes[i].shape[1] - frames - 4))
             cs.append(codes[i][:, s:s + frames])
             xs.append(torch.tensor(data.replies[i][(s + skip) * FRAME:(s + frames) * FRAME]))
         x = torch.stack(xs)[:, None]
         z = mimi.quantizer.decode(torch.stack(cs))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=done < .9):
             y = decode(mimi, z)
         y = y.float()[..., skip * FRAME:]                        # the first frames lack their past
-        mel, phase = spectral(y, x), phases(y, x)
-        loss, d = 2.5 * mel + 3 * phase, dict(mel=mel, phase=phase)
-        xd, yd = x[:6], y[:6]
-        real, fake = disc(xd)[0], disc(yd.detach())[0]
-        ld = sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake)) / len(real)
-        opt_d.zero_grad()
-        ld.backward()
-        nn.utils.clip_grad_norm_(disc.parameters(), 5.0)
-        opt_d.step()
-        d["disc"] = ld
-        if step > 100:
-            with torch.no_grad():
-                _, fr = disc(xd)
-            disc.requires_grad_(False)
-            out, ff = disc(yd)
-            disc.requires_grad_(True)
-            adv = sum(-o.mean() for o in out) / len(out)
-            match = sum((a - b).abs().mean() / (a.abs().mean() + 1e-3) for a, b in zip(fr, ff)) / len(ff)
-            loss = loss + .3 * adv + 1.5 * match
-            d.update(adv=adv, match=match)
+        loss = wave = waveform(x, y)
+        d = dict(wave=wave)
+        if step % 2:
+            d["mel"] = spectral(y, x)
+            loss = wave + .5 * d["mel"]
         opt.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(params, 5.0)
+        nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         step += 1
         for k, v in d.items():
@@ -364,12 +318,13 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--joint", type=float, default=26)
     ap.add_argument("--polish", type=float, default=16)
+    ap.add_argument("--rate", type=float, default=1.1e-3, help="learning rate of the polish")
     ap.add_argument("--only", choices=["joint", "polish"])
     ap.add_argument("--resume", action="store_true")
     # On a busy machine two threads wait for each other: one is several times faster.
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
-    torch.manual_seed(0), random.seed(0)
+    torch.manual_seed(0)
     torch.set_num_threads(a.threads)
     log = lambda s: print(s, flush=True)
     mimi = build_mimi()
@@ -381,7 +336,7 @@ def main():
     if a.only != "joint":
         mimi.load_state_dict(torch.load(WORK / "codec_frozen.pt")["mimi"])
         freeze(mimi)
-        phase2(mimi, a.polish, log, a.resume and a.only == "polish")
+        phase2(mimi, a.polish, log, a.resume and a.only == "polish", a.rate)
         freeze(mimi)                                             # rounds the decoder too
         torch.save({"mimi": mimi.state_dict()}, WORK / "codec.pt")
 

@@ -42,17 +42,17 @@ class Sessions:
         return self.codes[i].long(), [self.phones[j] for j in i], self.labels[i].long()
 
 
-def corrupt(x, card):
-    """What the ears and the memory hear in training is never quite what was said."""
+def corrupt(x, card, amount):
+    """What the ears and the memory hear in training is never quite what was said; less so towards the end."""
     x = x.clone()
     b, _, t = x.shape
     user, own = x[:, 9:], x[:, 1:9]
     noise = torch.randint(card, user.shape)
-    swap = torch.rand(b, 1, 1) * torch.tensor([.03] + [.06] * 7)[:, None]
+    swap = amount * torch.rand(b, 1, 1) * torch.tensor([.03] + [.06] * 7)[:, None]
     user[:] = torch.where(torch.rand(user.shape) < swap, noise, user)
-    drop = torch.rand(b, 1, 1) * torch.tensor([.05] + [.2] * 7)[:, None]
+    drop = amount * torch.rand(b, 1, 1) * torch.tensor([.05] + [.2] * 7)[:, None]
     user[:] = torch.where(torch.rand(user.shape) < drop, -1, user)
-    deaf = torch.where(torch.rand(b) < .15, torch.randint(2, 9, (b,)), 8)     # upper codebooks missing
+    deaf = torch.where(torch.rand(b) < .15 * amount, torch.randint(2, 9, (b,)), 8)     # upper codebooks missing
     user[:] = torch.where(torch.arange(8)[None, :, None] >= deaf[:, None, None], -1, user)
     own[:] = torch.where(torch.rand(own.shape) < .03, torch.randint(card, own.shape), own)
     return x
@@ -73,7 +73,7 @@ class Trainer:
     def keep(self, module, args, out):
         self.middle = out
 
-    def losses(self, codes, phones, labels):
+    def losses(self, codes, phones, labels, amount, speak=True):
         from moshi.models.lm_utils import _delay_sequence
         lm = self.lm
         b, _, t = codes.shape
@@ -81,13 +81,20 @@ class Trainer:
         full = torch.cat([initial, _delay_sequence(lm.delays, codes, initial)], 2)
         target = full[:, :, 1:]
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, text_logits = lm.forward_text(corrupt(full[:, :, :-1], lm.card))
+            hidden, text_logits = lm.forward_text(corrupt(full[:, :, :-1], lm.card, amount))
             ctc_logits = self.head(self.middle).float()
         text = target[:, 0]
         weight = torch.where(text == TEXT_PAD, .25, 1.)
         weight = torch.where(text == TEXT_EPAD, .6, weight).reshape(-1)
         lt = F.cross_entropy(text_logits.float().reshape(b * t, -1), text.reshape(-1), reduction="none")
         lt = (lt * weight).sum() / weight.sum()
+        # CTC is worth its time only where the moments are not known.
+        logp = ctc_logits.reshape(b, t * SUB, -1).log_softmax(-1).transpose(0, 1)
+        # A frame is heard one step after it was spoken, its upper codebooks two.
+        late = F.pad(labels, (6, 0), value=-1)[:, :t * SUB]
+        le = F.nll_loss(logp.transpose(0, 1).reshape(b * t * SUB, -1), late.reshape(-1), ignore_index=-1)
+        if not speak:
+            return lt, torch.zeros(8), torch.zeros(()), le
         # The depth transformer learns on the frames of the replies and a few silent ones.
         near = F.max_pool1d((text != TEXT_PAD).float()[:, None], 17, 1, 8)[:, 0] > 0
         pick = (near & (torch.rand(b, t) < .4)) | (torch.rand(b, t) < .04)
@@ -96,13 +103,9 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             logits = lm.forward_depformer_training(seq, hid)
         la = F.cross_entropy(logits.float()[0].reshape(-1, lm.card), seq[0, 1:9].reshape(-1), reduction="none").view(8, -1).mean(1)
-        logp = ctc_logits.reshape(b, t * SUB, -1).log_softmax(-1).transpose(0, 1)
         lengths = torch.tensor([len(p) for p in phones])
         lc = F.ctc_loss(logp, torch.tensor(np.concatenate(phones)).long(), torch.full((b,), t * SUB), lengths,
                         reduction="none", zero_infinity=True).sum() / max(1, lengths.sum())
-        # A frame is heard one step after it was spoken, its upper codebooks two.
-        late = F.pad(labels, (6, 0), value=-1)[:, :t * SUB]
-        le = F.nll_loss(logp.transpose(0, 1).reshape(b * t * SUB, -1), late.reshape(-1), ignore_index=-1)
         return lt, la, lc, le
 
 
@@ -160,22 +163,23 @@ def main():
     train, held = Sessions(a.pattern), Sessions("heldout*.npz")
     start, step, saved, tested, sums = time.time() - spent, 0, time.time(), time.time(), {}
     while (done := (time.time() - start) / (60 * a.minutes)) < 1:
-        lr = a.lr * min(1, (step + 1) / 150) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
+        lr = a.lr * min(1, (step + 1) / (20 if a.resume else 150)) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
         for g in opt.param_groups:
             g["lr"] = lr
         lm.train()
-        lt, la, lc, le = trainer.losses(*train.batch(a.batch, rng))
+        lt, la, lc, le = trainer.losses(*train.batch(a.batch, rng), max(0, 1 - done),
+                                       speak=done < .5 or step % 4 == 0)   # the replies are known by heart early
         phonetic = .3 * (1 - done) + .03
-        loss = 3 * lt + .25 * la[0] + .12 * la[1:].mean() + phonetic * (.5 * lc + 2 * le)
+        loss = 10 * lt + .25 * la[0] + .12 * la[1:].mean() + phonetic * (.5 * lc + 2 * le)
         opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         step += 1
         for k, v in dict(text=lt, cb0=la[0], cb=la[1:].mean(), ctc=lc, ce=le).items():
-            sums[k] = sums.get(k, 0) + float(v.detach())
+            sums.setdefault(k, []).append(float(v.detach())) if float(v.detach()) else None
         if step % 50 == 0:
-            print(step, f"{(time.time() - start) / 60:.1f}min", *(f"{k} {v / 50:.3f}" for k, v in sums.items()),
+            print(step, f"{(time.time() - start) / 60:.1f}min", *(f"{k} {np.mean(v):.3f}" for k, v in sums.items()),
                   len(train.codes), flush=True)
             sums = {}
         if time.time() - saved > 120:

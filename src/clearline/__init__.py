@@ -10,16 +10,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clearline.app import Model, Result, load, load_codec
+    from clearline.app import Model, load, load_codec
     from clearline.config import PRESETS, GenerationConfig, Sampling, preset
     from clearline.errors import ClearlineError
-    from clearline.generate import Batch, Codec, CodecStream, Frame, Generator, LMFrame, Session
+    from clearline.generate import Batch, Codec, CodecStream, Frame, Generator, LMFrame, Result, Session
 
 _HOME = {
-    "clearline.app": ("Model", "Result", "load", "load_codec"),
+    "clearline.app": ("Model", "load", "load_codec"),
     "clearline.config": ("PRESETS", "GenerationConfig", "Sampling", "preset"),
     "clearline.errors": ("ClearlineError",),
-    "clearline.generate": ("Batch", "Codec", "CodecStream", "Frame", "Generator", "LMFrame", "Session"),
+    "clearline.generate": ("Batch", "Codec", "CodecStream", "Frame", "Generator", "LMFrame", "Result", "Session"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

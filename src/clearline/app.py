@@ -2,8 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clearline.audio import clipped_samples, read_audio, to_mono
+from clearline.audio import read_audio, to_mono
 from clearline.backends import DEFAULT_BACKEND, get_backend
 from clearline.checkpoint import Checkpoint, is_linear, model_path, open_checkpoint, read_mimi
 from clearline.checkpoint.convert import cached
@@ -19,8 +19,9 @@ from clearline.config import PRESETS, GenerationConfig, LMConfig, Sampling, pres
 from clearline.config.checkpoint import WORST
 from clearline.errors import CheckpointError, ConfigError
 from clearline.generate import Batch, Codec, Frame, Generator, LMPrograms, Session
-from clearline.generate.session import silent_tokens
-from clearline.generate.text import Tokenizer, Word, words
+from clearline.generate.feed import feed
+from clearline.generate.result import Result, boundaries, collect
+from clearline.generate.text import Tokenizer
 from clearline.ops import Backend, Weight
 from clearline.ops.weight import quantise
 from clearline.trace import Recorder
@@ -30,12 +31,6 @@ _BITS: dict[str, int] = {"q8": 8, "q4": 4}
 
 # Larger language models are quantised once, into CLEARLINE_HOME, and mapped from there ever after.
 _CACHED_FROM_BYTES = 500_000_000
-
-END_OF_TEXT = 2
-
-# After the input ends, silence is fed until the model has said nothing for this long, and never longer than the limit.
-TAIL_QUIET_SECONDS = 2.0
-TAIL_LIMIT_SECONDS = 15.0
 
 # The settings of a run that say which token is read when, for the facts of a result.
 ALIGNMENT = ("first_frame", "user_offset", "acoustic_delay", "pad_early_acoustic", "early_text")
@@ -47,41 +42,6 @@ def code_version() -> str:
         return version("clearline")
     except PackageNotFoundError:
         return "unknown (not installed)"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a recording.
-
-    pcm float32 [n] mono at sample_rate Hz; text the whole transcript; words with their times in seconds of pcm;
-    text_tokens int64 [T]; codes_in int64 [n_user, frames] and codes_out int64 [dep_q, T]; facts: hashes of input,
-    weights, codec and config, with seed, preset, backend and version. seconds is the time the run took.
-    """
-
-    pcm: np.ndarray
-    sample_rate: int
-    text: str
-    words: list[Word]
-    text_tokens: np.ndarray
-    codes_in: np.ndarray
-    codes_out: np.ndarray
-    facts: dict[str, Any]
-    seconds: float
-
-    @property
-    def audio_seconds(self) -> float:
-        """Length of what was heard, silence included."""
-        return float(self.codes_in.shape[1]) * 0.08
-
-    @property
-    def clipped(self) -> int:
-        """Samples of pcm outside -1..1, which a 16-bit file clips."""
-        return clipped_samples(self.pcm)
-
-    @property
-    def speed(self) -> float:
-        """Multiple of real time."""
-        return self.audio_seconds / max(self.seconds, 1e-9)
 
 
 class Model:
@@ -159,25 +119,25 @@ class Model:
         when that is known. Other keywords are those of `generation`.
         """
         config = self.generation(preset, **changes)
-        if tail is not None and not 0 <= tail <= 3600:
-            raise ConfigError(f"the tail is {tail} seconds; it must lie in 0..3600")
         started = time.perf_counter()
         mono = to_mono(pcm, sample_rate, self.mimi.sample_rate)
         if input_hash is None:
             input_hash = hashlib.sha256(np.ascontiguousarray(pcm).tobytes()).hexdigest()
+        facts = self.facts(config) | {"input": input_hash}
         if recorder is not None:
-            recorder.begin(self.facts(config) | {"input": input_hash})
+            recorder.begin(facts)
+        size, rate = self.mimi.frame_size, self.mimi.sample_rate
         frames: list[Frame] = []
         with self.session(config) as session:
-            for number, (samples, total) in enumerate(self._frames(mono, tail, frames)):
+            for number, (samples, total) in enumerate(feed(mono, rate, size, tail, self.checkpoint.config, frames)):
                 frame = session.end_input() if samples is None else session.step(samples)
                 frames.append(replace(frame, lm=None))  # an hour of a large model's logits is 10 GB
                 if recorder is not None:
-                    heard = np.zeros(self.mimi.frame_size, np.float32) if samples is None else samples
-                    recorder.add(_boundaries(frame, heard))
+                    heard = np.zeros(size, np.float32) if samples is None else samples
+                    recorder.add(boundaries(frame, heard))
                 if on_frame is not None:
                     on_frame(frame, number, total)
-        return self._result(frames, config, input_hash, time.perf_counter() - started)
+        return collect(frames, self.config, self.tokenizer, size, rate, facts, time.perf_counter() - started)
 
     def run_file(
         self, path: str | Path, preset: str | GenerationConfig | None = None, max_seconds: float | None = None, **keywords: Any
@@ -186,62 +146,6 @@ class Model:
         recording = read_audio(Path(path), max_seconds)
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return self.run(recording.samples, recording.rate, preset, input_hash=digest, **keywords)
-
-    def _frames(self, mono: np.ndarray, tail: float | None, done: list[Frame]) -> Iterator[tuple[np.ndarray | None, int | None]]:
-        """The recording in whole frames, then the tail; `done` is read to see whether the model is still talking."""
-        size, rate, config = self.mimi.frame_size, self.mimi.sample_rate, self.checkpoint.config
-        mono = np.pad(mono, (int(config.stt_prefix_seconds * rate), 0))
-        mono = np.pad(mono, (0, -len(mono) % size))
-        count = len(mono) // size
-        quiet, limit = (int(seconds * rate / size) for seconds in (TAIL_QUIET_SECONDS, TAIL_LIMIT_SECONDS))
-        if tail is not None:
-            extra: int | None = int(np.ceil(tail * rate / size))
-        elif self.config.dep_q == 0:
-            # What Kyutai's run_inference feeds to speech-to-text models: their delay and one second more.
-            extra = int(np.ceil((config.stt_delay_seconds + 1.0) * rate / size))
-        else:
-            extra = None
-        for frame in mono.reshape(-1, size):
-            yield frame, None if extra is None else count + extra
-        silence = np.zeros(size, np.float32)
-        if config.model_type == "hibiki" and tail is None:
-            yield from self._until_end_of_text(count, silence, done)
-            return
-        silent = silent_tokens(self.config)
-        for i in range(limit if extra is None else extra):
-            if extra is None and i >= quiet and all(frame.text_token is None or frame.text_token in silent for frame in done[-quiet:]):
-                break
-            yield silence, None if extra is None else count + extra
-
-    def _until_end_of_text(self, count: int, silence: np.ndarray, done: list[Frame]) -> Iterator[tuple[np.ndarray | None, None]]:
-        """What Kyutai's run_inference feeds a Hibiki after its input: one end frame, then silence until it says the end.
-
-        That loop has no limit; here it is the input's length and half a minute more.
-        """
-        yield None, None
-        for _ in range(count + round(30 / 0.08)):
-            if done[-1].text_token == END_OF_TEXT:
-                return
-            yield silence, None
-
-    def _result(self, frames: Sequence[Frame], config: GenerationConfig, input_hash: str, seconds: float) -> Result:
-        cfg, rate = self.config, self.mimi.sample_rate
-        spoken = [frame for frame in frames if frame.text_token is not None]
-        tokens = [frame.text_token for frame in spoken if frame.text_token is not None]
-        found = words(tokens, silent_tokens(cfg), self.tokenizer, self.mimi.frame_size / rate)
-        pcm = [frame.pcm for frame in frames if frame.pcm is not None]
-        codes_out = [frame.codes_out for frame in frames if frame.codes_out is not None]
-        return Result(
-            pcm=np.concatenate(pcm) if pcm else np.zeros(0, np.float32),
-            sample_rate=rate,
-            text=" ".join(word.text for word in found),
-            words=found,
-            text_tokens=np.array(tokens, np.int64),
-            codes_in=np.stack([frame.codes_in for frame in frames], 1),
-            codes_out=np.stack(codes_out, 1) if codes_out else np.zeros((cfg.dep_q, 0), np.int64),
-            facts=self.facts(config) | {"input": input_hash},
-            seconds=seconds,
-        )
 
     def facts(self, config: GenerationConfig) -> dict[str, Any]:
         """What a result depends on besides its input: hashes, seed, settings, backend, version."""
@@ -327,21 +231,4 @@ def _loaded(weights: Mapping[str, Weight], bits: int) -> dict[str, Weight]:
     for name, weight in weights.items():
         chosen = bits and not weight.bits and is_linear(name) and weight.shape[1] % 32 == 0
         out[name] = quantise(weight, bits) if chosen else weight
-    return out
-
-
-def _boundaries(frame: Frame, samples: np.ndarray) -> dict[str, np.ndarray | int | None]:
-    out: dict[str, np.ndarray | int | None] = {
-        "pcm_in": samples, "codes_in": frame.codes_in, "codes_out": frame.codes_out, "pcm_out": frame.pcm
-    }  # fmt: skip
-    lm = frame.lm
-    if lm is not None:
-        out |= {
-            "row": lm.row,
-            "hidden": lm.hidden,
-            "text_logits": lm.text_logits,
-            "text_token": lm.text_token,
-            "audio_logits": lm.audio_logits,
-            "audio_tokens": lm.audio_tokens,
-        }
     return out

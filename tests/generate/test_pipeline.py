@@ -77,11 +77,11 @@ def test_first_frame_twice():
     assert frames[0].lm.row[9] == codes_of(PCM)[0][0]  # so that the model hears it: a bare LMGen would feed 32 here
 
 
-def test_first_frame_drop_restarts_the_codec():
-    frames, _ = run(CASE, PCM, replace(GREEDY, first_frame="drop"), tail=0)
-    assert (frames[0].lm, frames[0].pcm, frames[0].text_token, frames[0].text) == (None, None, None, "")
-    assert [frame.lm.step for frame in frames[1:]] == list(range(5))
-    assert [frame.codes_in.tolist() for frame in frames[1:]] == codes_of(PCM[1920:])
+def test_first_frame_restart():
+    """As server.py does: the first frame is encoded and stepped, then the codec starts anew for the second."""
+    frames, _ = run(CASE, PCM, replace(GREEDY, first_frame="restart"), tail=0)
+    assert [frame.lm.step for frame in frames] == list(range(6))
+    assert [frame.codes_in.tolist() for frame in frames] == codes_of(PCM[:1920]) + codes_of(PCM[1920:])
     assert codes_of(PCM[1920:]) != codes_of(PCM)[1:]
 
 

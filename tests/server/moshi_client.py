@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import types
+from contextlib import suppress
 
 import numpy as np
 
@@ -76,10 +77,8 @@ async def main(printer):
     while not finished.is_set() and not running.done():
         await asyncio.sleep(0.05)
     running.cancel()
-    try:
+    with suppress(asyncio.CancelledError):
         await running
-    except asyncio.CancelledError:
-        pass
 
 
 printer = Collector()

@@ -37,6 +37,12 @@ def test_a_name_that_someone_else_pointed_here(host):
     assert status(Access(), host=host, path="/") == 403
 
 
+def test_a_proxy_calls_by_the_name_of_an_allowed_origin():
+    access = Access(origins=frozenset(["https://friend.example"]))
+    assert status(access, host="friend.example", origin="https://friend.example") is None
+    assert status(access, host="evil.example") == 403
+
+
 @pytest.mark.parametrize(
     "origin, expected",
     [

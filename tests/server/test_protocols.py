@@ -49,9 +49,11 @@ def test_what_a_pcm_client_is_told():
         "type": "ready", "session": 3, "model": "nano", "preset": "greedy", "seed": str(2**63 + 1), "sample_rate": 24_000,
         "frame_size": 1920,
     }  # fmt: skip
-    text, sound = protocol.reply(Reply(7, b"12", " héllo"))
+    text, first, sound = protocol.reply(Reply(7, b"12", " héllo"))
+    assert json.loads(first) == {"type": "first_sound", "frame": 7}
+    assert protocol.reply(Reply(8, b"34", "")) == [b"34"]
     assert json.loads(text) == {"type": "text", "text": " héllo", "frame": 7} and sound == b"12"
-    assert protocol.reply(Reply(8, b"", "")) == []
+    assert protocol.reply(Reply(9, b"", "")) == []
     (notice,) = protocol.notice(Notice("draining", "soon"))
     assert json.loads(notice) == {"type": "notice", "code": "draining", "message": "soon"}
     assert json.loads(protocol.farewell(Ended(End.FINISHED, ""))[0]) == {"type": "end"}

@@ -138,7 +138,7 @@ def test_sampling_rules(changes, message):
         ({"seed": True}, "seed is True"),
         ({"acoustic_delay": -1}, "acoustic delay is -1"),
         ({"acoustic_delay": 65}, "acoustic delay is 65"),
-        ({"first_frame": "thrice"}, "first_frame is 'thrice'.*once, twice, drop"),
+        ({"first_frame": "thrice"}, "first_frame is 'thrice'.*once, twice, restart"),
         ({"user_offset": 2}, "user_offset is 2.*0, 1"),
         ({"guidance": -1}, "guidance is -1; it must lie in 0..100"),
     ],

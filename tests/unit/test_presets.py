@@ -10,7 +10,7 @@ from clearline.errors import ConfigError
 TABLE = {
     "kyutai-pytorch": ((0.7, 25, 0), (0.8, 250, 0), 299792458, 0, "twice", None),
     "kyutai-pytorch-run": ((0.7, 25, 0), (0.8, 250, 0), 4242, 0, "twice", None),
-    "kyutai-pytorch-server": ((0.7, 25, 0), (0.8, 250, 0), 42424242, 0, "drop", None),
+    "kyutai-pytorch-server": ((0.7, 25, 0), (0.8, 250, 0), 42424242, 0, "restart", None),
     "kyutai-mlx-local": ((0.8, 0, 0.95), (0.8, 0, 0.95), 299792458, 1, "once", None),
     "kyutai-mlx-run": ((0.8, 25, 0), (0.8, 250, 0), 299792458, 1, "once", None),
     "kyutai-rust-cli": ((0.8, 250, 0), (0.8, 250, 0), 299792458, 1, "once", 2),

@@ -17,6 +17,7 @@ from clearline.cli.presets import presets
 from clearline.cli.run import run
 from clearline.cli.serve import serve
 from clearline.cli.tokens import tokens
+from clearline.cli.trials import trials
 
 app = typer.Typer(
     help="Run Moshi, Mimi and their siblings on any machine, and prove that what comes out is right.",
@@ -50,6 +51,7 @@ app.command()(convert)
 app.command()(compare)
 app.command()(align)
 app.command()(tokens)
+app.command()(trials)
 app.command()(peers)
 app.command()(serve)
 app.command()(chat)

@@ -17,7 +17,7 @@ from clearline.config import preset as named_preset
 from clearline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clearline.app import Result
+    from clearline.generate.result import Result
 
 HASHES = ("input", "output", "weights", "codec_weights", "config")
 

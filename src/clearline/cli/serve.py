@@ -31,9 +31,7 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM, without a password.")] = None,
     tls_self_signed: Annotated[bool, typer.Option("--tls-self-signed", help="Make a certificate; browsers will warn.")] = False,
     preset: Annotated[str | None, typer.Option(help="Settings of conversations that ask for none.")] = None,
-    max_sessions: Annotated[
-        int | None, typer.Option(min=1, help="At most so many at once; else what the speed allows.")
-    ] = None,
+    max_sessions: Annotated[int | None, typer.Option(min=1, help="At most so many at once; else what the speed allows.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0.01, help="End conversations that last longer.")] = None,
     drain_seconds: Annotated[float, typer.Option(min=0, help="What conversations get to finish when the server stops.")] = 30.0,
     backend: BackendOption = "onnx",

@@ -96,7 +96,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("window", "keys a query sees", "changes results", "no difference until that many frames have passed"),
     Parameter("user_offset", "user's frame read at step s", "changes results",
         "the model hears the user 80 ms later; MLX and Rust do so, PyTorch, with which the model was trained, does not"),
-    Parameter("first_frame", "first user frame", "changes results", "the model's state begins one frame apart"),
+    Parameter("first_frame", "first user frame", "changes results", "the model begins to hear one frame apart"),
     Parameter("text_temperature", "temperature (text)", "changes results", _DRAWN),
     Parameter("text_top_k", "top-k (text)", "changes results", _DRAWN),
     Parameter("text_top_p", "top-p (text)", "changes results", _DRAWN),
@@ -143,7 +143,9 @@ def setup(
         "window": cfg.transformer.context + program.window,
         "cached": 4096 if program.name.startswith("mlx:") else "as many as the window",
         "user_offset": f"s - {generation.user_offset}" if generation.user_offset else "s",
-        "first_frame": {"once": "stepped once", "twice": "stepped twice", "drop": "dropped"}[generation.first_frame],
+        "first_frame": {"once": "stepped once", "twice": "stepped twice", "restart": "stepped once, codec restarts"}[
+            generation.first_frame
+        ],
         "early_text": "when sampled" if generation.early_text else "with its audio",
         "early_acoustic": "forced to padding" if generation.pad_early_acoustic else "sampled",
         "seed": "drawn anew for each session" if program.seed is None else program.seed,

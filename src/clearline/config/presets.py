@@ -12,7 +12,7 @@ from clearline.errors import ConfigError
 
 DEFAULT_SEED = 299792458
 
-FirstFrame = Literal["once", "twice", "drop"]
+FirstFrame = Literal["once", "twice", "restart"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class GenerationConfig:
 
     `user_offset`: 0, the user's frame s is read at step s (PyTorch); 1, frame s-1 is (MLX, Rust).
     `first_frame`: the first user frame is stepped once (a bare `LMGen`), twice so that the model hears it
-        (`run_inference.py`), or dropped and the codec's encoder restarted (`server.py`).
+        (`run_inference.py`), or stepped once and the codec restarted after it, so that its left padding comes again
+        where the model begins to hear (`server.py`).
     `acoustic_delay`: None takes the checkpoint's delays; a number replaces them, 0 for text and for the first codebook of
         each speaker and the number for the rest, as Rust's generator does whatever the weights were trained with.
     `pad_early_acoustic`: during the first max-delay steps, acoustic tokens are forced to padding in the depformer (Rust).
@@ -64,7 +65,7 @@ _RUST = GenerationConfig(
 PRESETS: dict[str, GenerationConfig] = {
     "kyutai-pytorch": _PYTORCH,
     "kyutai-pytorch-run": replace(_PYTORCH, seed=4242),
-    "kyutai-pytorch-server": replace(_PYTORCH, seed=42424242, first_frame="drop"),
+    "kyutai-pytorch-server": replace(_PYTORCH, seed=42424242, first_frame="restart"),
     "kyutai-mlx-local": _MLX,
     "kyutai-mlx-run": replace(_MLX, text=Sampling(temperature=0.8, top_k=25), audio=_TOP_K),
     "kyutai-rust-cli": _RUST,

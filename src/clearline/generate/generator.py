@@ -38,9 +38,7 @@ class LMFrame:
 class Generator:
     """Kyutai's `LMGen`: delays, sampling and teacher forcing around the two transformers. One instance per session."""
 
-    def __init__(
-        self, programs: LMPrograms, config: GenerationConfig, session: int = 0, guide: LMPrograms | None = None
-    ) -> None:
+    def __init__(self, programs: LMPrograms, config: GenerationConfig, session: int = 0, guide: LMPrograms | None = None) -> None:
         """`guide`: the same model under the condition to be guided away from, when config.guidance is not 1."""
         if guide is None and config.guidance != 1:
             raise SessionError(f"guidance {config.guidance:g} needs a model with conditions, which this one has not")

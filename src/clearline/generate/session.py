@@ -22,7 +22,7 @@ class Frame:
     pcm float32 [frame_size] at the codec's rate, or None: while the first max_delay frames are collected, and always for
     speech-to-text models. text is what the frame adds to the transcript, text_token its token (None when there is none
     yet). codes_in int64 [n_user] are the user's; codes_out int64 [dep_q] belong to pcm. `lm` has the details of the
-    language model's step, or is None for a dropped first frame.
+    language model's step.
     """
 
     pcm: np.ndarray | None
@@ -37,7 +37,12 @@ class Session:
     """One conversation; open it with `model.session(...)`. Sessions share weights and nothing else."""
 
     def __init__(
-        self, codec: Codec, programs: LMPrograms, tokenizer: Tokenizer, config: GenerationConfig, session: int = 0,
+        self,
+        codec: Codec,
+        programs: LMPrograms,
+        tokenizer: Tokenizer,
+        config: GenerationConfig,
+        session: int = 0,
         guide: LMPrograms | None = None,
     ) -> None:
         cfg = programs.cfg
@@ -83,9 +88,8 @@ class Session:
     ) -> Frame:
         first = self._frames == 0
         self._frames += 1
-        if first and self._config.first_frame == "drop":
+        if first and self._config.first_frame == "restart":
             self._stream.restart_encoder()
-            return Frame(None, "", None, codes_in, None, None)
         if first and self._config.first_frame == "twice":
             self._generator.step(codes_in, force_text, force_audio)
         lm = self._generator.step(codes_in, force_text, force_audio)

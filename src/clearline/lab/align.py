@@ -4,7 +4,7 @@ The acoustic codebooks are moved by -2..+2 frames against the first one, each ve
 whether it encodes back to the codes it was made from (`consistency`). Codes that belong together come back; others do not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from clearline.lab.stats import sign_test
 SHIFTS = (-2, -1, 0, 1, 2)
 # Frames with sound that a verdict needs, and the largest p of the sign test between the best shift and any other.
 FEWEST, ALPHA = 25, 0.01
+# Random codes of a trained codec came back at most this often (in the first codebook, measured on nano's codec).
+BARELY = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,27 @@ def shifted(codes: np.ndarray, shift: int, reach: int = max(SHIFTS)) -> np.ndarr
 def align(codec: Codec, codes: np.ndarray, on_step: Callable[[int, int], None] | None = None) -> Alignment:
     """Sweep codes [K, T] of one speaker. Raises ClearlineError when there are too few codebooks, frames, or no sound."""
     codes = np.asarray(codes)
-    if codes.shape[0] < 2:
-        raise ClearlineError("an alignment needs a semantic and an acoustic codebook; there is only one")
     if codes.shape[1] < FEWEST + 2 * max(SHIFTS):
         raise ClearlineError(f"{codes.shape[1]} frames are too few to compare alignments; at least {FEWEST + 4} are needed")
+    return _judged(sweep(codec, codes, SHIFTS, on_step))
+
+
+def sweep(
+    codec: Codec, codes: np.ndarray, shifts: Sequence[int], on_step: Callable[[int, int], None] | None = None
+) -> list[Shifted]:
+    """Every version of codes [K, T], the one whose codes come back most often first, each tested against it."""
+    if codes.shape[0] < 2:
+        raise ClearlineError("an alignment needs a semantic and an acoustic codebook; there is only one")
     versions = []
-    for number, shift in enumerate(SHIFTS):
-        moved = shifted(codes, shift)
+    for number, shift in enumerate(shifts):
+        moved = shifted(codes, shift, max(shifts))
         pcm = codec.decode(moved).astype(np.float32)
         versions.append(Shifted(shift, consistency(codec, moved, pcm), pcm))
         if on_step is not None:
-            on_step(number, len(SHIFTS))
+            on_step(number, len(shifts))
     versions.sort(key=lambda version: (-np.nan_to_num(version.consistency.first, nan=-1.0), abs(version.shift)))
     best = versions[0]
-    tested = [best] + [Shifted(v.shift, v.consistency, v.pcm, _against(best, v)) for v in versions[1:]]
-    return _judged(tested)
+    return [best] + [Shifted(v.shift, v.consistency, v.pcm, _against(best, v)) for v in versions[1:]]
 
 
 def _against(best: Shifted, other: Shifted) -> float:
@@ -80,6 +88,8 @@ def _judged(versions: list[Shifted]) -> Alignment:
     worst = max(version.p for version in rivals)
     close = [version for version in rivals if version.p > ALPHA]
     evidence = f"{best.consistency.first:.0%} of the semantic codes come back, at most {rivals[0].consistency.first:.0%} otherwise"
+    if best.consistency.first < BARELY:
+        return Alignment(versions, None, f"no version gives its codes back ({evidence}): other codes, or another codec")
     if close:
         tied = ", ".join(f"{version.shift:+d}" for version in sorted(close, key=lambda v: v.shift))
         return Alignment(versions, None, f"undecided: {best.shift:+d} is best, but {tied} cannot be told from it ({evidence})")

@@ -1,6 +1,6 @@
 """The few statistics the laboratory needs, exact where that is cheap; formulas in the docstrings."""
 
-from math import comb, sqrt
+from math import ceil, comb, sqrt
 from statistics import NormalDist
 
 
@@ -35,13 +35,15 @@ def pairs_needed(only_first: int, only_second: int, pairs: int, alpha: float = 0
     """How many pairs McNemar's test would need to see a difference as large as the observed one (Connor 1987).
 
     With the observed discordant shares p10, p01, d = p10 - p01 and s = p10 + p01:
-    n = (z_{alpha/2} sqrt(s) + z_power sqrt(s - d^2))^2 / d^2. None where no difference was observed.
+    n = (z_{alpha/2} sqrt(s) + z_power sqrt(s - d^2))^2 / d^2, and never fewer than the exact test can do with. None where no
+    difference was observed.
     """
     if pairs == 0 or only_first == only_second:
         return None
     d, s = (only_first - only_second) / pairs, (only_first + only_second) / pairs
     z_alpha, z_power = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
-    return int(-(-((z_alpha * sqrt(s) + z_power * sqrt(max(s - d * d, 0.0))) ** 2 / (d * d)) // 1))
+    needed = (z_alpha * sqrt(s) + z_power * sqrt(max(s - d * d, 0.0))) ** 2 / (d * d)
+    return max(ceil(needed), ceil(fewest_discordant(alpha) / s))
 
 
 def fewest_discordant(alpha: float = 0.05) -> int:

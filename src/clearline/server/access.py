@@ -31,9 +31,11 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """token: asked for everywhere but on the page and /health, when there is one. origins: other sites ("https://a.example")
-    whose pages may open a conversation. loopback: the server answers only when called by a name of this machine, so that
-    no site can reach it by pointing a name of its own here (DNS rebinding).
+    """token: asked for everywhere but on the page and /health, when there is one.
+
+    origins: other sites ("https://a.example") whose pages may open a conversation, and by whose names a proxy may call the
+    server. loopback: the server answers only when called by such a name or a name of this machine, so that no site can reach
+    it by pointing a name of its own here (DNS rebinding).
     """
 
     token: str | None = None
@@ -61,7 +63,7 @@ class Access:
         """HTTP status and reason why this request is refused; None when it is not."""
         headers = Headers(scope=scope)
         name = _host_name(headers.get("host", ""))
-        if self.loopback and name not in _LOOPBACK_NAMES:
+        if self.loopback and name not in _LOOPBACK_NAMES and name not in {urlsplit(origin).hostname for origin in self.origins}:
             return 403, "this server answers only to localhost, 127.0.0.1 or [::1]"
         origin = headers.get("origin")
         if origin is not None and origin not in self.origins and urlsplit(origin).netloc != headers.get("host"):

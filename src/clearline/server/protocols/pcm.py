@@ -17,6 +17,9 @@ _FULL_SCALE = 32768.0
 class PcmProtocol:
     name = "pcm"
 
+    def __init__(self) -> None:
+        self._has_spoken = False
+
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
         return settings(query, base)
 
@@ -55,6 +58,10 @@ class PcmProtocol:
         if reply.text:
             out.append(_json("text", text=reply.text, frame=reply.frame))
         if reply.sound:
+            if not self._has_spoken:
+                # The first frames have no reply: who measures delays has to know which frame this is the reply to.
+                self._has_spoken = True
+                out.append(_json("first_sound", frame=reply.frame))
             out.append(reply.sound)
         return out
 
