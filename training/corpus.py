@@ -66,15 +66,15 @@ class Corpus:
 
 
 @functools.lru_cache(None)
-def replies(locked=False):
+def replies():
     """All replies, as (text, samples, [(word, start in seconds)]); the last is the fallback.
 
     The noise part of the voice is seeded, so a reply is always the same
-    waveform, starting at a frame boundary. The locked version has the same
-    sounds at the same times (see lock_pulses); it is what the decoder learns.
+    waveform, starting at a frame boundary.
     """
     import onnx
     import onnxruntime as ort
+    from hibari import dsp
     from hibari.tts import ASSETS
     tts = phonemizer()
     model = onnx.load(ASSETS + "/hibari.onnx")
@@ -89,8 +89,7 @@ def replies(locked=False):
             ids = tts.ids(ps)
             speed = np.array([1.1], np.float32)
             *parts, dur = session.run(None, {"ids": np.array([ids], np.int64), "speed": speed})
-            parts = [p[0] for p in parts]
-            part = render(parts)
+            part = dsp.synth(*(p[0] for p in parts), np.random.default_rng(1))
             # phoneme positions of the model's frames -> seconds; pads are on both ends
             ends = np.cumsum(dur.reshape(-1)[:len(ids)])
             starts = np.concatenate([[0], ends])[1:] * (len(part) / ends[-1] / RATE)
@@ -102,8 +101,6 @@ def replies(locked=False):
             loud = np.flatnonzero(np.abs(part) > 0.01 * np.abs(part).max())
             first = len(wav) == 1
             cut = max(0, loud[0] - RATE // 100) if first else 0   # no silence before the first word
-            if locked:                                           # where frames begin in this part
-                part = render(parts, (cut - sum(map(len, wav))) % FRAME)
             part = part[:loud[-1] + RATE // 25]
             if first:
                 part, onsets = part[cut:], [(w, max(0, t - cut / RATE)) for w, t in onsets]
