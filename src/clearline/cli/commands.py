@@ -7,7 +7,6 @@ import typer
 from clearline.cli.align import align
 from clearline.cli.audit import audit
 from clearline.cli.bench import bench
-from clearline.cli.chat import chat
 from clearline.cli.codec import codec_app
 from clearline.cli.compare import compare
 from clearline.cli.convert import convert
@@ -15,7 +14,6 @@ from clearline.cli.inspect import inspect
 from clearline.cli.peers import peers
 from clearline.cli.presets import presets
 from clearline.cli.run import run
-from clearline.cli.serve import serve
 from clearline.cli.tokens import tokens
 from clearline.cli.trials import trials
 
@@ -53,6 +51,4 @@ app.command()(align)
 app.command()(tokens)
 app.command()(trials)
 app.command()(peers)
-app.command()(serve)
-app.command()(chat)
 app.add_typer(codec_app, name="codec")
