@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 from helpers.command import command
 
-from clearline.app import nano_folder
-from clearline.errors import CheckpointError
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEST_COMMAND = "pip install '.[test]' && pytest"
@@ -25,10 +22,6 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder with the examples in it, where the blocks may write."""
-    try:
-        nano_folder()
-    except CheckpointError:
-        pytest.skip("the embedded model is not there")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -279,10 +279,6 @@ def test_options_of_load(keywords, message):
 
 @pytest.fixture(scope="module")
 def nano_inputs():
-    try:
-        clearline.load("nano")
-    except ClearlineError:
-        pytest.skip("the embedded model is not there")
     return speech(20)
 
 

@@ -103,7 +103,7 @@ def test_command_refuses(clearline, hello):
         ([hello, "--against", "loudness=3"], "no setting 'loudness'"),
         ([hello, "--against", "kyutai"], "no preset 'kyutai'"),
         ([hello, "--against", "temperature=hot"], "temperature"),
-        ([hello, "-n", 0], "-n"),
+        ([hello, "-n", 0], "Invalid value for '-n'"),
     ):
         answer = clearline("trials", *arguments)
         assert answer.code == 2 and words in answer.err, (arguments, answer)
