@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers.checkpoints import DATA
 
 from clearline.checkpoint import open_checkpoint
 from clearline.errors import ConfigError
 from clearline.generate import Frame
 from clearline.generate.feed import feed
-from helpers.checkpoints import DATA
 
 CONFIG = open_checkpoint(DATA / "moshi_d1").config
 SIZE, RATE = 1920, 24_000
