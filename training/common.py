@@ -26,7 +26,7 @@ MIMI = {
     "transformer": {
         # 32 steps of 40 ms: what a code means never depends on more than 1.3 s
         # per layer, which is also about the length of the training crops.
-        "d_model": 128, "num_heads": 4, "num_layers": 2, "causal": True,
+        "d_model": 128, "num_heads": 4, "num_layers": 4, "causal": True,
         "layer_scale": 0.01, "context": 32, "conv_layout": True,
         "max_period": 10000, "gating": "none", "norm": "layer_norm",
         "positional_embedding": "rope", "dim_feedforward": 512,

@@ -147,7 +147,7 @@ class Data:
             out.append(w[s:s + frames * FRAME])
         return torch.tensor(np.stack(out))[:, None]
 
-    def users(self, n, frames=14, ease=0):
+    def users(self, n, frames=14, ease=0, lag=.02):
         """Crops of user speech -> (noisy [n,1,T], clean [n,1,T], phonemes by step [n,50T], -1: not known)."""
         noisies, cleans, labels = [], [], np.full((n, frames * SUB), -1)
         for row in range(n):
@@ -157,7 +157,7 @@ class Data:
             easy = self.rng.random() < ease                      # at first mostly clean speech
             if self.rng.random() < .7 and not easy:
                 w = aug.respeed(w, self.rng)
-            known = self.corpus.labels(i, length / RATE, .02 * length / len(w))
+            known = self.corpus.labels(i, length / RATE, .02 * length / len(w), lag)
             at = int(self.rng.integers(-6, max(-5, len(w) // FRAME - frames + 4)))   # in frames
             clean = np.zeros(frames * FRAME, np.float32)
             part = w[max(0, at) * FRAME:(at + frames) * FRAME]
@@ -250,6 +250,80 @@ def phase1(mimi, minutes, log, resume):
     torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_phase1.pt")
 
 
+def load(mimi, path):
+    """Layers that the checkpoint lacks start as identities."""
+    state = torch.load(path, map_location="cpu")["mimi"]
+    missing = mimi.load_state_dict(state, strict=False).missing_keys
+    for name, p in mimi.named_parameters():
+        if name in missing and name.endswith(("out_proj.weight", "out_projs.0.weight", "linear2.weight")):
+            nn.init.zeros_(p)
+        if name in missing and "layer_scale" in name:
+            p.data.fill_(.3)
+    return missing
+
+
+def hear(mimi, minutes, log):
+    """Mostly the encoder: it learns to put phonemes into the codes, against everything that augment.py does.
+    The replies keep their place in the latent space, and the decoder follows."""
+    load(mimi, WORK / "codec.pt")
+    data, heads, q = Data(5), Phonemes(), mimi.quantizer
+    heads.code.load_state_dict({k[5:]: v for k, v in torch.load(WORK / "codec_phase1.pt")["heads"].items() if k.startswith("code.")})
+    old = build_mimi()
+    load(old, WORK / "codec.pt")
+    with torch.no_grad():
+        want = [encode(old, torch.tensor(r)[None, None]) for r in data.replies]
+    params = [*mimi.parameters(), *heads.parameters()]
+    opt = torch.optim.AdamW(params, lr=1e-3, betas=(.9, .99), weight_decay=1e-4)
+    start, step, last, sums = time.time(), 0, time.time(), {}
+    while (done := (time.time() - start) / (60 * minutes)) < 1:
+        for g in opt.param_groups:
+            g["lr"] = 8e-4 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
+        mimi.train()
+        noisy, clean, labels = data.users(20, ease=.3 * max(0, 1 - 2 * done), lag=.06)
+        i = int(data.rng.integers(len(want)))
+        reply = torch.tensor(data.replies[i])[None, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            z = encode(mimi, noisy).float()
+            zr = encode(mimi, reply).float()
+        # one call, so that the codebooks follow both
+        n, t = z.shape[0], z.shape[2]
+        flat = torch.cat([z.transpose(0, 1).reshape(1, z.shape[1], n * t), zr], 2)
+        latent, cb0, commit = quantise(mimi, flat, True)
+        back = lambda x: x[..., :n * t].reshape(x.shape[1], n, t).transpose(0, 1)
+        held = (zr - want[i]).pow(2).mean() / want[i].pow(2).mean()
+        le, lf = heads.loss("code", back(cb0), labels), heads.loss("latent", back(latent), labels)
+        d = dict(ce0=le, ce=lf, commit=commit, held=held)
+        loss = le + lf + .25 * commit + .5 * held
+        if step % 3 == 0:
+            at, users = int(data.rng.integers(5)), back(latent)[:3]
+            with torch.autocast("cpu", torch.bfloat16):
+                y = decode(mimi, users[..., at:at + 9])
+            d["user"] = spectral(y.float(), clean[:3, :, at * FRAME:(at + 9) * FRAME])
+            loss = loss + .3 * d["user"]
+        elif step % 3 == 1:
+            tail = latent[..., n * t:]
+            at = int(data.rng.integers(6, tail.shape[2] - 18))
+            with torch.autocast("cpu", torch.bfloat16):
+                y = decode(mimi, tail[..., at:at + 14])
+            y, x = y.float()[..., 2 * FRAME:], reply[..., (at + 2) * FRAME:(at + 14) * FRAME]
+            d["reply"] = spectral(y, x)
+            loss = loss + d["reply"] + .2 * waveform(x, y)
+        opt.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(params, 2.0)
+        opt.step()
+        step += 1
+        for k, v in d.items():
+            sums.setdefault(k, []).append(float(v.detach()))
+        if step % 50 == 0:
+            log(f"hear {step} {(time.time() - start) / 60:.1f}min " + " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items()))
+            sums = {}
+        if time.time() - last > 120:
+            last = time.time()
+            torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_hear.pt")
+    torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_hear.pt")
+
+
 def freeze(mimi):
     """Rounds all but the quantiser to bfloat16, as it will be stored."""
     mimi.eval()
@@ -318,8 +392,9 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--joint", type=float, default=26)
     ap.add_argument("--polish", type=float, default=16)
+    ap.add_argument("--hear", type=float, default=28)
     ap.add_argument("--rate", type=float, default=1.1e-3, help="learning rate of the polish")
-    ap.add_argument("--only", choices=["joint", "polish"])
+    ap.add_argument("--only", choices=["joint", "hear", "polish"])
     ap.add_argument("--resume", action="store_true")
     # On a busy machine two threads wait for each other: one is several times faster.
     ap.add_argument("--threads", type=int, default=1)
@@ -328,6 +403,11 @@ def main():
     torch.set_num_threads(a.threads)
     log = lambda s: print(s, flush=True)
     mimi = build_mimi()
+    if a.only == "hear":
+        hear(mimi, a.hear, log)
+        freeze(mimi)
+        torch.save({"mimi": mimi.state_dict()}, WORK / "codec_frozen2.pt")
+        return
     if a.only != "polish":
         initialise(mimi)
         phase1(mimi, a.joint, log, a.resume)

@@ -18,6 +18,7 @@ from torch import nn
 from common import PHONEMES, TEXT_EPAD, TEXT_PAD, WORK, build_lm
 
 SUB = 4                                                          # CTC steps in one frame
+OUT = "lm"
 
 
 class Sessions:
@@ -56,6 +57,49 @@ def corrupt(x, card, amount):
     user[:] = torch.where(torch.arange(8)[None, :, None] >= deaf[:, None, None], -1, user)
     own[:] = torch.where(torch.rand(own.shape) < .03, torch.randint(card, own.shape), own)
     return x
+
+
+class Ears(nn.Module):
+    """The user's codes are heard as what they stand for: embedding of code c of codebook k =
+    free table[k][c] + P . (its vector in the codec), so neighbours in the codec are neighbours here
+    from the first step. P is shared by the codebooks of one delay, and folded into the tables when saved."""
+
+    def __init__(self, lm, codec):
+        super().__init__()
+        from build_sessions import load_codec
+        mimi = load_codec(codec)
+        with torch.no_grad():
+            vectors = [rvq.output_proj(layer.embedding.T[None])[0].T
+                       for rvq in (mimi.quantizer.rvq_first, mimi.quantizer.rvq_rest) for layer in rvq.vq.layers]
+            vectors = [v - v.mean(0) for v in vectors]
+            power = sum(v.var(0).mean() for v in vectors)
+        self.register_buffer("vectors", torch.stack(vectors) / power.sqrt())
+        self.p = nn.ParameterList(nn.Parameter(torch.randn(self.vectors.shape[2], lm.dim) / self.vectors.shape[2] ** .5) for _ in range(2))
+        self.embs = list(lm.emb[8:])
+        for k, emb in enumerate(self.embs):
+            with torch.no_grad():
+                emb.weight[:512] *= .1
+            emb.register_forward_hook(lambda module, args, out, k=k: self.add(k, args[0], out))
+
+    def tables(self):
+        return [v @ self.p[min(k, 1)] for k, v in enumerate(self.vectors)]
+
+    def listen(self):
+        """Once a step, before the model is called."""
+        self.now = self.tables()
+
+    def add(self, k, codes, out):
+        known = (codes >= 0) & (codes < 512)
+        return out + known[..., None] * F.embedding(codes.clamp(0, 511), self.now[k])
+
+    @torch.no_grad()
+    def fold(self, state, sign=1):
+        """The model's own tables with P inside (sign -1: taken out again)."""
+        for k, table in enumerate(self.tables()):
+            name = f"emb.{8 + k}.weight"
+            state[name] = state[name].clone()
+            state[name][:512] += sign * table
+        return state
 
 
 class Trainer:
@@ -130,10 +174,10 @@ def right(texts, wanted):
     return float(np.mean([words(a) == words(b) for a, b in zip(texts, wanted)]))
 
 
-def save(lm, trainer, opt, spent):
-    torch.save({"lm": lm.state_dict(), "head": trainer.head.state_dict(), "opt": opt.state_dict(), "spent": spent},
-               WORK / "lm.tmp")
-    (WORK / "lm.tmp").rename(WORK / "lm.pt")
+def save(lm, trainer, opt, ears, spent):
+    torch.save({"lm": ears.fold(lm.state_dict()), "ears": ears.state_dict(), "head": trainer.head.state_dict(), "opt": opt.state_dict(), "spent": spent},
+               WORK / f"{OUT}.tmp")
+    (WORK / f"{OUT}.tmp").rename(WORK / f"{OUT}.pt")
 
 
 def main():
@@ -144,21 +188,26 @@ def main():
     ap.add_argument("--dropout", type=float, default=.1)
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--pattern", default="sessions*.npz")
+    ap.add_argument("--codec", default=str(WORK / "codec_frozen.pt"))
+    ap.add_argument("--out", default="lm")
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
+    global OUT
+    OUT = a.out
     torch.manual_seed(0), random.seed(0)
     torch.set_num_threads(a.threads)
     rng = np.random.default_rng(0)
     lm = build_lm()
-    trainer = Trainer(lm, a.dropout)
-    params = [*lm.parameters(), *trainer.head.parameters()]
+    trainer, ears = Trainer(lm, a.dropout), Ears(lm, a.codec)
+    params = [*lm.parameters(), *trainer.head.parameters(), *ears.parameters()]
     opt = torch.optim.AdamW([{"params": [p for p in params if p.dim() > 1 and p.shape[0] > 1], "weight_decay": .08},
                              {"params": [p for p in params if p.dim() <= 1 or p.shape[0] == 1], "weight_decay": 0}],
                             lr=a.lr, betas=(.9, .97))
     spent = 0
     if a.resume:
-        d = torch.load(WORK / "lm.pt")
-        lm.load_state_dict(d["lm"]), trainer.head.load_state_dict(d["head"]), opt.load_state_dict(d["opt"])
+        d = torch.load(WORK / f"{a.out}.pt")
+        ears.load_state_dict(d["ears"])
+        lm.load_state_dict(ears.fold(d["lm"], -1)), trainer.head.load_state_dict(d["head"]), opt.load_state_dict(d["opt"])
         spent = d["spent"]
     train, held = Sessions(a.pattern), Sessions("heldout*.npz")
     start, step, saved, tested, sums = time.time() - spent, 0, time.time(), time.time(), {}
@@ -166,7 +215,7 @@ def main():
         lr = a.lr * min(1, (step + 1) / (20 if a.resume else 150)) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
         for g in opt.param_groups:
             g["lr"] = lr
-        lm.train()
+        lm.train(), ears.listen()
         lt, la, lc, le = trainer.losses(*train.batch(a.batch, rng), max(0, 1 - done),
                                        speak=done < .5 or step % 4 == 0)   # the replies are known by heart early
         phonetic = .3 * (1 - done) + .03
@@ -184,10 +233,10 @@ def main():
             sums = {}
         if time.time() - saved > 120:
             saved = time.time()
-            save(lm, trainer, opt, time.time() - start)
+            save(lm, trainer, opt, ears, time.time() - start)
             train.reload(), held.reload()
         if time.time() - tested > 420 and done > .08:
-            lm.eval()
+            lm.eval(), ears.listen()
             for name, s in (("train", train), ("heldout", held)):
                 if s.seen:
                     c = s.codes[-48:].long()
@@ -196,7 +245,7 @@ def main():
                     print(f"  {name}: sessions right {right(text.tolist(), c[:, 0].tolist()):.2f}", flush=True)
             tested = time.time()
     lm.eval()
-    save(lm, trainer, opt, time.time() - start)
+    save(lm, trainer, opt, ears, time.time() - start)
 
 
 if __name__ == "__main__":

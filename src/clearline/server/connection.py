@@ -1,0 +1,153 @@
+"""One WebSocket and one conversation: reading, writing, and every way in which they part."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from clearline.errors import ClearlineError, ConfigError
+from clearline.server.conversation import Conversation, Ended, Notice, Reply
+from clearline.server.hub import Hub, NoRoomError
+from clearline.server.logs import event
+from clearline.server.pace import Pace
+from clearline.server.protocols import EndOfInput, Heard, Message, Protocol, ProtocolError, Welcome
+from clearline.server.state import End
+
+REPORT_SECONDS = 1.0
+
+
+class Connection:
+    """Serves one accepted WebSocket until either side has had enough."""
+
+    def __init__(self, socket: WebSocket, protocol: Protocol, hub: Hub, model: str, preset: str | None) -> None:
+        self._socket = socket
+        self._protocol = protocol
+        self._hub = hub
+        self._limits = hub.limits
+        self._model = model
+        self._preset = preset
+
+    async def serve(self, query: dict[str, str]) -> None:
+        """From the client's wishes to the last close; never raises for anything a client does."""
+        try:
+            config = self._protocol.settings(query, self._hub.defaults)
+            conversation = await self._hub.open(config, self._protocol.encode, self._protocol.name)
+        except ConfigError as error:
+            await self._turn_away(Ended(End.BAD_SETTINGS, str(error)))
+            return
+        except NoRoomError as refusal:
+            await self._turn_away(Ended(End.REFUSED, str(refusal)), refusal.retry_seconds)
+            return
+        event("session opened", session=conversation.number, protocol=self._protocol.name)
+        try:
+            facts = Welcome(
+                conversation.number, self._model, config, query.get("preset", self._preset or "default"),
+                self._hub.sample_rate, self._hub.frame_size,
+            )  # fmt: skip
+            await self._send(self._protocol.welcome(facts))
+            await self._converse(conversation)
+        except (WebSocketDisconnect, OSError):
+            self._hub.close(conversation, End.LEFT)
+        except TimeoutError:
+            self._hub.close(conversation, End.SLOW_READER)
+        finally:
+            self._hub.close(conversation, End.LEFT)  # whatever happened: state is released
+            ended = conversation.ended
+            assert ended is not None
+            figures = conversation.account.recent()
+            event("session closed", session=conversation.number, reason=ended.why.label, detail=ended.message, **figures)
+
+    async def _converse(self, conversation: Conversation) -> None:
+        """Two tasks; when one has ended, so has the conversation."""
+        tasks = [asyncio.create_task(self._speak(conversation)), asyncio.create_task(self._listen(conversation))]
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=self._limits.session_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                limit = self._limits.session_seconds or 0
+                conversation.end(End.EXPIRED, f"a conversation may last {limit / 60:g} minutes here")
+            elif tasks[1] in done:
+                tasks[1].result()  # raises when the client has left
+            await tasks[0]  # says the last words
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _speak(self, conversation: Conversation) -> None:
+        reported = time.monotonic()
+        while True:
+            news = await conversation.news()
+            if time.monotonic() - reported >= REPORT_SECONDS:
+                reported = time.monotonic()
+                figures = conversation.account.recent() | {"waiting_frames": conversation.waiting}
+                await self._send(self._protocol.report(figures))
+            match news:
+                case Reply():
+                    await self._send(self._protocol.reply(news))
+                case Notice():
+                    await self._send(self._protocol.notice(news))
+                case Ended():
+                    await self._send(self._protocol.farewell(news))
+                    await self._close(news)
+                    return
+
+    async def _listen(self, conversation: Conversation) -> None:
+        """Returns when the conversation has been ended for the client's sake; raises WebSocketDisconnect when it left."""
+        pace = Pace(self._limits.messages_per_second)
+        while True:
+            await pace.wait()
+            try:
+                async with asyncio.timeout(self._limits.stalled_seconds):
+                    message = await self._receive()
+            except TimeoutError:
+                seconds = self._limits.stalled_seconds
+                conversation.end(End.STALLED, f"nothing came from the client for {seconds:g} seconds; send silence to stay")
+                return
+            try:
+                heard = await asyncio.to_thread(self._protocol.parse, message)
+                if isinstance(heard, Heard):
+                    self._check_length(heard)
+                    await conversation.hear(heard.pcm)
+                elif isinstance(heard, EndOfInput):
+                    conversation.end_input()
+            except ClearlineError as error:
+                conversation.end(End.BAD_MESSAGE, str(error))
+                return
+
+    def _check_length(self, heard: Heard) -> None:
+        most = int(self._limits.message_seconds * self._hub.sample_rate)
+        if len(heard.pcm) > most:
+            seconds = len(heard.pcm) / self._hub.sample_rate
+            raise ProtocolError(f"a message may hold {self._limits.message_seconds:g} seconds of sound; this holds {seconds:.1f}")
+
+    async def _receive(self) -> Message:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        content: Message | None = message.get("bytes")
+        return content if content is not None else message.get("text", "")
+
+    async def _send(self, messages: Iterable[Message]) -> None:
+        """Raises TimeoutError when the client does not take a message within the limit."""
+        for message in messages:
+            async with asyncio.timeout(self._limits.slow_reader_seconds):
+                if isinstance(message, bytes):
+                    await self._socket.send_bytes(message)
+                else:
+                    await self._socket.send_text(message)
+
+    async def _turn_away(self, ended: Ended, retry_seconds: int | None = None) -> None:
+        event("session refused", protocol=self._protocol.name, reason=ended.why.label, detail=ended.message)
+        try:
+            await self._send(self._protocol.farewell(ended, retry_seconds))
+            await self._close(ended)
+        except (WebSocketDisconnect, OSError, TimeoutError):
+            pass  # it did not wait for the answer
+
+    async def _close(self, ended: Ended) -> None:
+        if self._socket.application_state is WebSocketState.CONNECTED:
+            # A close frame has room for 123 bytes of reason.
+            reason = ended.message.encode()[:120].decode(errors="ignore")
+            async with asyncio.timeout(self._limits.slow_reader_seconds):
+                await self._socket.close(ended.why.close_code, reason)

@@ -1,0 +1,58 @@
+"""What Prometheus can ask about: sessions, frame times, missed deadlines."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from clearline.server.conversation import Conversation
+from clearline.server.hub import Hub
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.32, 0.64, 1.28)
+
+
+class Metrics:
+    """The hub's observer. A registry of its own, so that two servers in one process do not count together."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._steps = Histogram("clearline_step_seconds", "Time of one model step.", buckets=_SECONDS, registry=registry)
+        self._latency = Histogram(
+            "clearline_frame_latency_seconds", "From a frame heard to its answer.", buckets=_SECONDS, registry=registry
+        )
+        self._late = Counter("clearline_missed_deadlines", "Frames answered after their 80 ms.", registry=registry)
+        self._underruns = Counter("clearline_underruns", "Times a reply ran dry, of closed sessions.", registry=registry)
+        self._stalls = Counter("clearline_stalls", "Times a client's sound came late, of closed sessions.", registry=registry)
+        self._opened = Counter("clearline_sessions_opened", "Sessions let in.", ["protocol"], registry=registry)
+        self._refused = Counter("clearline_sessions_refused", "Sessions turned away.", registry=registry)
+        self._closed = Counter("clearline_sessions_closed", "Sessions closed, by reason.", ["reason"], registry=registry)
+        self._sessions = Gauge("clearline_sessions", "Sessions open now.", registry=registry)
+        self._room = Gauge("clearline_room", "Sessions this machine holds.", registry=registry)
+        self._load = Gauge("clearline_load", "Share of the workers' time the open sessions take.", registry=registry)
+        self._waiting = Gauge("clearline_waiting_frames", "Frames heard and not yet answered.", registry=registry)
+
+    def watch(self, hub: Hub) -> None:
+        """Read these from the hub whenever they are asked for."""
+        self._sessions.set_function(lambda: hub.sessions)
+        self._room.set_function(lambda: hub.room)
+        self._load.set_function(lambda: hub.capacity.load(hub.sessions))
+        self._waiting.set_function(lambda: sum(conversation.waiting for conversation in hub.conversations))
+
+    def stepped(self, step_seconds: float, latency_seconds: float, late: bool) -> None:
+        self._steps.observe(step_seconds)
+        self._latency.observe(latency_seconds)
+        self._late.inc(late)
+
+    def opened(self, protocol: str) -> None:
+        self._opened.labels(protocol).inc()
+
+    def refused(self) -> None:
+        self._refused.inc()
+
+    def closed(self, conversation: Conversation) -> None:
+        account, ended = conversation.account, conversation.ended
+        self._underruns.inc(account.underruns)
+        self._stalls.inc(account.stalls)
+        self._closed.labels(ended.why.label if ended else "unknown").inc()
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)

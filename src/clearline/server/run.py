@@ -1,0 +1,124 @@
+"""A server from start to end: load, measure, listen, drain, stop."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+
+from clearline.app import Model
+from clearline.config import GenerationConfig
+from clearline.errors import ConfigError
+from clearline.server.access import Access
+from clearline.server.app import Serving, build
+from clearline.server.hub import Hub
+from clearline.server.limits import Limits
+from clearline.server.logs import event
+from clearline.server.metrics import Metrics
+from clearline.server.protocols.kyutai import SAMPLE_RATE
+from clearline.server.sockets import PatientHttp, PatientWebSocket
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how to serve. port 0 takes a free one."""
+
+    host: str
+    port: int
+    access: Access
+    limits: Limits
+    workers: int
+    preset: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
+class Server(uvicorn.Server):
+    """Drains before it stops: the first signal lets the conversations finish, the second ends them."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not uvicorn's own bookkeeping: it would raise the signal again after a clean stop.
+        if self._hub.draining or not self.started:
+            self.should_exit = self.force_exit = True
+        else:
+            self._hub.draining = True
+            self._loop.call_soon_threadsafe(self._start_draining)
+
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super()._serve(sockets)
+
+    def _start_draining(self) -> None:
+        event("draining", sessions=self._hub.sessions, seconds=self._hub.limits.drain_seconds)
+        self._drain = asyncio.ensure_future(self._drain_and_stop())
+
+    async def _drain_and_stop(self) -> None:
+        await self._hub.drain()
+        await asyncio.sleep(0.1)  # the last messages leave
+        self.should_exit = True
+
+
+def make_hub(model: Model, config: GenerationConfig, limits: Limits, workers: int, metrics: Metrics | None = None) -> Hub:
+    """A hub over a loaded model; takes a second to measure it. Raises ConfigError for a model that does not speak."""
+    if model.config.dep_q == 0:
+        raise ConfigError("this model writes text only; a conversation needs one that speaks")
+    mimi = model.mimi
+    hub = Hub(model.session, config, mimi.frame_size, mimi.sample_rate, limits, workers, metrics)
+    if metrics is not None:
+        metrics.watch(hub)
+    return hub
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError when the address is not to be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cannot listen on {host} port {port}: {error}") from error
+    return listener
+
+
+def configured(hub: Hub, metrics: Metrics, name: str, options: Options) -> uvicorn.Config:
+    """The application and uvicorn's settings; `name` is what clients are told the model is called."""
+    serving = Serving(hub, metrics, name, options.preset, speaks_opus=hub.sample_rate == SAMPLE_RATE)
+    tls = options.tls
+    return uvicorn.Config(
+        build(serving, options.access),
+        http=PatientHttp,
+        ws=PatientWebSocket,
+        ws_max_size=options.limits.message_bytes,
+        # Sound does not get smaller, and a small message that grows is a weapon.
+        ws_per_message_deflate=False,
+        # Half-open lines are noticed by their silence; a pong may wait long behind sound that is not read yet.
+        ws_ping_interval=None,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
+    )
+
+
+def serve(model: Model, name: str, options: Options, on_start: Callable[[str, Hub], None]) -> None:
+    """Serve until a signal; `on_start` is called with the address and the hub just before connections are taken."""
+    with bind(options.host, options.port) as listener:
+        metrics = Metrics()
+        hub = make_hub(model, model.generation(options.preset), options.limits, options.workers, metrics)
+        scheme = "http" if options.tls is None else "https"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        on_start(f"{scheme}://{host}:{listener.getsockname()[1]}", hub)
+        try:
+            Server(configured(hub, metrics, name, options), hub).run(sockets=[listener])
+        finally:
+            hub.shut_down()
