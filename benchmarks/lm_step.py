@@ -1,6 +1,7 @@
 """One language-model step (temporal transformer and depformer) in official shapes with random weights.
 
-    python benchmarks/lm_step.py [--shape hibiki-1b|moshi-7b] [--bits 4 8] [--context 500 3000] [--peer]
+    python benchmarks/lm_step.py [--shape hibiki-1b|moshi-7b] [--bits 4 8] [--context 500 3000]
+        [--cache float32 int8] [--peer]
 
 Reports the bytes of weights and cache a step must read, and which fraction of the measured DRAM bandwidth that is.
 """
@@ -13,7 +14,8 @@ import shapes
 from peers.run import peer
 from timing import Times, machine, summary
 
-from clearline.backends import get_backend
+from clearline.backends import Wanted, open_backend
+from clearline.backends.onnx_ring import Int8Ring
 from clearline.config import LMConfig
 from clearline.generate import LMPrograms
 from clearline.lab.bench import matrix_bytes, read_bandwidth
@@ -22,10 +24,11 @@ from clearline.ops import Ring, Weight
 SHAPES = {"hibiki-1b": shapes.hibiki_1b, "moshi-7b": shapes.moshi_7b}
 
 
-def step_bytes(cfg: LMConfig, weights: dict[str, Weight], filled: int) -> int:
+def step_bytes(cfg: LMConfig, weights: dict[str, Weight], filled: int, cache: str) -> int:
     """Bytes that one step cannot avoid reading: every linear weight, the keys and values so far; of tables only rows."""
     heads = cfg.transformer.num_kv_heads * cfg.transformer.head_dim
-    return matrix_bytes(weights) + 2 * 4 * heads * min(filled, cfg.transformer.context) * cfg.transformer.num_layers
+    width = {"float32": 4, "int8": 1}[cache]
+    return matrix_bytes(weights) + 2 * width * heads * min(filled, cfg.transformer.context) * cfg.transformer.num_layers
 
 
 def ours(programs: LMPrograms, filled: int, steps: int) -> tuple[Times, Times]:
@@ -34,12 +37,14 @@ def ours(programs: LMPrograms, filled: int, steps: int) -> tuple[Times, Times]:
     for leaf in state.values():
         if isinstance(leaf, Ring):
             leaf.reserve(filled)
-            leaf.k[:] = 0.1
+            leaf.k[:] = 1 if leaf.k.dtype.kind == "i" else 0.1
     state["position"] = np.array([filled])
     temporal: list[float] = []
     depth: list[float] = []
     depth_state = programs.depth_state()
-    for _ in range(steps + 5):
+    # An int8 cache learns its scales from the first steps.
+    warm_up = 60 if any(isinstance(leaf, Int8Ring) for leaf in state.values()) else 5
+    for _ in range(steps + warm_up):
         row = rng.integers(0, 2048, (1, programs.cfg.streams))
         start = time.perf_counter()
         hidden = programs.temporal.run(state, {"row": row})["hidden"]
@@ -49,7 +54,7 @@ def ours(programs: LMPrograms, filled: int, steps: int) -> tuple[Times, Times]:
             program.run(depth_state, {"hidden": hidden, "token": np.array([k])})["logits"].argmax()
         temporal.append((middle - start) * 1e3)
         depth.append((time.perf_counter() - middle) * 1e3)
-    return summary(temporal[5:]), summary(depth[5:])
+    return summary(temporal[warm_up:]), summary(depth[warm_up:])
 
 
 def main() -> None:
@@ -57,6 +62,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="hibiki-1b")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--context", type=int, nargs="+", default=[500, 3000])
+    parser.add_argument("--cache", nargs="+", choices=["float32", "int8"], default=["float32", "int8"], help="of keys and values")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peer", action="store_true", help="time PyTorch moshi in bf16 too")
@@ -68,17 +74,20 @@ def main() -> None:
     cfg = SHAPES[args.shape]()
     for bits in args.bits:
         weights = shapes.random_lm(cfg, bits)
-        programs = LMPrograms(cfg, get_backend("onnx", args.threads), weights)
-        for filled in args.context:
-            temporal, depth = ours(programs, filled, args.steps)
-            total = temporal.median + depth.median
-            size = step_bytes(cfg, weights, filled) / 1e9
-            print(
-                f"| {args.shape} q{bits}, {filled} filled | {temporal.median:.1f} ms | {depth.median:.1f} ms | {total:.1f} ms | "
-                f"{size:.2f} | {size / total * 1e3 / bandwidth:.0%} |",
-                flush=True,
-            )
-        del programs, weights
+        for cache in args.cache:
+            backend = open_backend("onnx", Wanted(args.threads, cache=None if cache == "float32" else cache))
+            programs = LMPrograms(cfg, backend, weights)
+            for filled in args.context:
+                temporal, depth = ours(programs, filled, args.steps)
+                total = temporal.median + depth.median
+                size = step_bytes(cfg, weights, filled, cache) / 1e9
+                print(
+                    f"| {args.shape} q{bits}, {cache} cache, {filled} filled | {temporal.median:.1f} ms | {depth.median:.1f} ms "
+                    f"| {total:.1f} ms | {size:.2f} | {size / total * 1e3 / bandwidth:.0%} |",
+                    flush=True,
+                )
+            del programs, backend
+        del weights
     if args.peer:
         for filled in args.context:
             result = peer("lm_moshi.py", args.steps, args.threads, args.shape, filled)

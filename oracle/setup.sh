@@ -10,5 +10,5 @@ pip="$venv/bin/pip"
 "$pip" install --quiet torch==2.13.0
 "$pip" install --quiet --no-deps moshi==0.2.13
 "$pip" install --quiet numpy einops safetensors sentencepiece huggingface_hub sphn sounddevice aiohttp \
-    rustymimi==0.4.1 transformers
-NO_TORCH_COMPILE=1 "$venv/bin/python" -c "import moshi.models, rustymimi, transformers; print('oracle ready')"
+    rustymimi==0.4.1 transformers gguf==0.19.0 bitsandbytes==0.50.2 pyloudnorm==0.2.0 tqdm
+NO_TORCH_COMPILE=1 "$venv/bin/python" -c "import moshi.models, rustymimi, transformers, gguf, bitsandbytes, pyloudnorm; print('oracle ready')"

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from clearline.app import Model, load, load_codec
     from clearline.config import PRESETS, GenerationConfig, Sampling, preset
     from clearline.errors import ClearlineError
-    from clearline.generate import Batch, Codec, CodecStream, Frame, Generator, LMFrame, Result, Session
+    from clearline.generate import Batch, Codec, CodecStream, Frame, Generator, LMFrame, Persona, Result, Session
 
 _HOME = {
     "clearline.app": ("Model", "load", "load_codec"),
     "clearline.config": ("PRESETS", "GenerationConfig", "Sampling", "preset"),
     "clearline.errors": ("ClearlineError",),
-    "clearline.generate": ("Batch", "Codec", "CodecStream", "Frame", "Generator", "LMFrame", "Result", "Session"),
+    "clearline.generate": ("Batch", "Codec", "CodecStream", "Frame", "Generator", "LMFrame", "Persona", "Result", "Session"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -34,6 +34,7 @@ __all__ = [
     "Generator",
     "LMFrame",
     "Model",
+    "Persona",
     "Result",
     "Sampling",
     "Session",

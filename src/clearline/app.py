@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clearline.audio import read_audio, to_mono
-from clearline.backends import DEFAULT_BACKEND, get_backend
+from clearline.backends import DEFAULT_BACKEND, Wanted, open_backend
 from clearline.checkpoint import Checkpoint, is_linear, model_path, open_checkpoint, read_mimi
 from clearline.checkpoint.convert import cached
 from clearline.config import PRESETS, GenerationConfig, LMConfig, Sampling, preset
@@ -20,8 +20,13 @@ from clearline.config.checkpoint import WORST
 from clearline.errors import CheckpointError, ConfigError
 from clearline.generate import Batch, Codec, Frame, Generator, LMPrograms, Session
 from clearline.generate.feed import feed
+from clearline.generate.lanes import MEMORY, Lanes, LaneSession
+from clearline.generate.memory import check_memory
+from clearline.generate.persona import Persona, Prompt
+from clearline.generate.persona import prompt as make_prompt
 from clearline.generate.result import Result, boundaries, collect
 from clearline.generate.text import Tokenizer
+from clearline.model import mimi_weights
 from clearline.ops import Backend, Weight
 from clearline.ops.weight import quantise
 from clearline.trace import Recorder
@@ -47,15 +52,26 @@ def code_version() -> str:
 class Model:
     """A loaded checkpoint on one backend. Weights are shared by all sessions and never change."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: Backend, quantize: Quantize | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        backend: Backend,
+        quantize: Quantize | None = None,
+        codec: Backend | None = None,
+        cache: str | None = None,
+    ) -> None:
+        """`codec`: the backend of the codec, where it is not the language model's (which may run in half precision).
+        `cache`: what the backend keeps keys and values in, where that is not its dtype."""
         self.checkpoint = checkpoint
         self.backend = backend
         self.quantize = quantize
+        self.cache = cache
         self.tokenizer: Tokenizer = checkpoint.tokenizer()
-        self.mimi = Codec(checkpoint.mimi_config, backend, dict(checkpoint.mimi_weights()))
+        self.mimi = Codec(checkpoint.mimi_config, codec or backend, dict(checkpoint.mimi_weights()))
         # Reading one by one: of a checkpoint that is quantised here, only the quantised weights stay in memory.
         self._weights = _loaded(checkpoint.lm_weights(), 0 if quantize is None else _BITS[quantize])
         self._worst: LMPrograms | None = None
+        self._single: Lanes | None = None
         self.programs = LMPrograms(checkpoint.config.lm, backend, self._weights)
 
     @property
@@ -76,22 +92,66 @@ class Model:
         changes = {"seed": seed, "text": text, "audio": audio, "guidance": guidance}
         return replace(base, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
-    def session(self, preset: str | GenerationConfig | None = None, **changes: Any) -> Session:
-        """A new conversation; settings as in `generation`. Use it in a `with` block and step it with 80 ms frames."""
+    def session(
+        self,
+        preset: str | GenerationConfig | None = None,
+        *,
+        persona: Persona | None = None,
+        on_prompt: Callable[[int, int], None] = lambda done, total: None,
+        **changes: Any,
+    ) -> Session | LaneSession:
+        """A new conversation; settings as in `generation`. Use it in a `with` block and step it with 80 ms frames.
+
+        persona: who a PersonaPlex is to be. Its system prompt is said before this returns, which takes a step for every
+        80 ms of voice and every token of text; `on_prompt` is told how many are done, and of how many.
+        """
         config = self.generation(preset, **changes)
-        return Session(self.mimi, self.programs, self.tokenizer, config, guide=self._guide(config))
+        prompt = self._prompt(persona)
+        if prompt is None and self._captures(config):
+            if self._single is None or not self._single.free:
+                self._single = self.lanes(1)
+            return self._single.session(config, details=True)
+        session = Session(self.mimi, self.programs, self.tokenizer, config, guide=self._guide(config))
+        if prompt is not None:
+            session.prompt(prompt, on_prompt)
+        return session
+
+    def _prompt(self, persona: Persona | None) -> Prompt | None:
+        kind = self.checkpoint.config.model_type
+        if kind != "personaplex":
+            if persona is not None:
+                raise ConfigError(f"a voice or a text prompt was given, which PersonaPlex models take; this one is a {kind}")
+            return None
+        return make_prompt(persona or Persona(), self.config, self.tokenizer, self.mimi)
 
     def batch(self, seeds: Sequence[int], preset: str | GenerationConfig | None = None, workers: int = 2, **changes: Any) -> Batch:
         """Independent sessions, one per seed, stepped together on a few threads; each as if it were alone."""
-        return Batch([self.session(preset, seed=seed, **changes) for seed in seeds], workers)
+        configs = [self.generation(preset, seed=seed, **changes) for seed in seeds]
+        if configs and self._captures(configs[0]) and self._prompt(None) is None:
+            lanes = self.lanes(len(configs))
+            return Batch([lanes.session(config, details=True) for config in configs], len(configs))
+        return Batch([self.session(config) for config in configs], workers)
+
+    def lanes(self, count: int) -> Lanes:
+        """A fixed batch of conversations on one device (torch backend), for many at once; open them with `lanes.session`."""
+        if self.checkpoint.config.model_type == "personaplex":
+            raise ConfigError("batches have no system prompts, which a PersonaPlex needs: use model.session(persona=...)")
+        if self.backend.name != "torch" or self.backend.device == "mps":
+            where = f"{self.backend.name} on {self.backend.device}"
+            raise ConfigError(f"batches run on the torch backend, on CUDA or the CPU; this model is on {where}")
+        return Lanes(self.mimi, self.programs, self.tokenizer, count)
+
+    def _captures(self, config: GenerationConfig) -> bool:
+        """Whether a session's whole frame runs as captured graphs: a batch of one, on CUDA."""
+        penalised = config.text.repetition_penalty != 1 and config.text.repetition_context > MEMORY
+        return self.backend.device.startswith("cuda") and config.guidance == 1 and not penalised
 
     def _guide(self, config: GenerationConfig) -> LMPrograms | None:
         """The model under its worst condition, for guidance; made once. The two share every weight but the text embeddings."""
         if config.guidance == 1 or self.checkpoint.config.conditioner is None:
             return None
         if self._worst is None:
-            # Another name, because backends keep what they made of a weight under it.
-            table = replace(self.checkpoint.lm_weights(WORST)["text_emb.weight"], name=f"text_emb.weight, {WORST}")
+            table = self.checkpoint.lm_weights(WORST)["text_emb.weight"]
             self._worst = LMPrograms(self.config, self.backend, self._weights | {"text_emb.weight": table})
         return self._worst
 
@@ -110,34 +170,40 @@ class Model:
         recorder: Recorder | None = None,
         on_frame: Callable[[Frame, int, int | None], None] | None = None,
         input_hash: str | None = None,
+        persona: Persona | None = None,
+        on_prompt: Callable[[int, int], None] = lambda done, total: None,
         **changes: Any,
     ) -> Result:
         """Run a whole recording: samples [n] or [n, channels], floats in -1..1 or signed integers, at any rate.
 
         tail: seconds of silence fed after the recording, so that the reply can be heard; None feeds it until the model
         has been quiet for 2 s, 15 s at most. on_frame is called with each frame, its number, and the number of frames
-        when that is known. Other keywords are those of `generation`.
+        when that is known. persona, on_prompt: as in `session`. Other keywords are those of `generation`.
         """
         config = self.generation(preset, **changes)
-        started = time.perf_counter()
         mono = to_mono(pcm, sample_rate, self.mimi.sample_rate)
         if input_hash is None:
             input_hash = hashlib.sha256(np.ascontiguousarray(pcm).tobytes()).hexdigest()
-        facts = self.facts(config) | {"input": input_hash}
+        facts = self.facts(config, persona) | {"input": input_hash}
         if recorder is not None:
             recorder.begin(facts)
         size, rate = self.mimi.frame_size, self.mimi.sample_rate
         frames: list[Frame] = []
-        with self.session(config) as session:
+        with self.session(config, persona=persona, on_prompt=on_prompt) as session:
+            started = time.perf_counter()
             for number, (samples, total) in enumerate(feed(mono, rate, size, tail, self.checkpoint.config, frames)):
+                begun = time.perf_counter()
                 frame = session.end_input() if samples is None else session.step(samples)
+                taken = time.perf_counter() - begun
                 frames.append(replace(frame, lm=None))  # an hour of a large model's logits is 10 GB
                 if recorder is not None:
                     heard = np.zeros(size, np.float32) if samples is None else samples
-                    recorder.add(boundaries(frame, heard))
+                    recorder.add(boundaries(frame, heard) | {"seconds": np.float32(taken)})
                 if on_frame is not None:
                     on_frame(frame, number, total)
-        return collect(frames, self.config, self.tokenizer, size, rate, facts, time.perf_counter() - started)
+        # A transcription lags behind by the model's delay, and by the silence before the recording.
+        lead = self.checkpoint.config.stt_prefix_seconds + self.checkpoint.config.stt_delay_seconds
+        return collect(frames, self.config, self.tokenizer, size, rate, facts, time.perf_counter() - started, lead)
 
     def run_file(
         self, path: str | Path, preset: str | GenerationConfig | None = None, max_seconds: float | None = None, **keywords: Any
@@ -147,17 +213,23 @@ class Model:
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return self.run(recording.samples, recording.rate, preset, input_hash=digest, **keywords)
 
-    def facts(self, config: GenerationConfig) -> dict[str, Any]:
+    def facts(self, config: GenerationConfig, persona: Persona | None = None) -> dict[str, Any]:
         """What a result depends on besides its input: hashes, seed, settings, backend, version."""
+        prompted = self.checkpoint.config.model_type == "personaplex"
         return {
+            **({"persona": (persona or Persona()).facts()} if prompted else {}),
             **self.checkpoint.hashes(),
             "seed": config.seed,
             "preset": preset_name(config),
             "text_sampling": vars(config.text),
             "audio_sampling": vars(config.audio),
+            "guidance": config.guidance,
             "alignment": {name: getattr(config, name) for name in ALIGNMENT},
             "backend": self.backend.name,
+            "device": self.backend.device,
+            "dtype": self.backend.dtype,
             "quantize": self.quantize,
+            "cache": self.cache or self.backend.dtype,
             "version": code_version(),
         }
 
@@ -168,21 +240,34 @@ def load(
     backend: str = DEFAULT_BACKEND,
     quantize: Quantize | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    cache: str | None = None,
 ) -> Model:
     """Load a model: "nano", which is part of this package, or a folder in Kyutai's format.
 
-    backend "onnx" (default, float32) or "numpy64" (the slow float64 reference); quantize "q8" or "q4" rounds the
-    language model's linear weights in groups of 32. Raises ClearlineError with what is wrong with the folder.
+    backend: "auto" takes what suits the machine and the model (`clearline backends` says what and why), else "onnx",
+    "torch", "mlx", or "numpy64", the slow float64 reference. device ("cuda", "mps", "cpu", ...) and dtype ("bfloat16", ...)
+    are the backend's best and its own unless given; the codec never computes in less than float32. quantize "q8" or "q4"
+    rounds the language model's linear weights in groups of 32; cache "int8" its keys and values, which then take a quarter of
+    the memory and bandwidth (the onnx backend). Raises ClearlineError with what is wrong with the folder.
     """
     if quantize is not None and quantize not in _BITS:
         raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")
     checkpoint = open_checkpoint(model_folder(path_or_name))
     if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
         checkpoint = cached(checkpoint, quantize)
-    return Model(checkpoint, _backend(backend, threads), quantize)
+    lm = _backend(backend, Wanted(threads, device, dtype, cache), checkpoint.lm_bytes)
+    free = getattr(lm, "free_bytes", None)  # only of backends with a memory of their own
+    if free is not None:
+        shapes = mimi_weights(checkpoint.mimi_config)
+        check_memory(checkpoint.config.lm, shapes, lm.device, lm.dtype, quantize, free(), checkpoint.lm_bytes)
+    return Model(checkpoint, lm, quantize, _codec_backend(lm, threads, cache), cache)
 
 
-def load_codec(path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, threads: int | None = None) -> Codec:
+def load_codec(
+    path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, threads: int | None = None, device: str | None = None
+) -> Codec:
     """Load only the Mimi codec: of a model folder, of "nano", or a .safetensors file of the released codec's shape."""
     chosen = model_folder(path_or_name)
     if chosen.is_file():
@@ -190,7 +275,8 @@ def load_codec(path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACK
     else:
         checkpoint = open_checkpoint(chosen)
         config, weights = checkpoint.mimi_config, checkpoint.mimi_weights()
-    return Codec(config, _backend(backend, threads), dict(weights))
+    # A codec alone is a small model: "auto" leaves it to the CPU.
+    return Codec(config, _codec_backend(_backend(backend, Wanted(threads, device), 0), threads), dict(weights))
 
 
 def model_folder(path_or_name: str | Path) -> Path:
@@ -198,10 +284,17 @@ def model_folder(path_or_name: str | Path) -> Path:
     return nano_folder() if str(path_or_name) == "nano" else model_path(str(path_or_name))
 
 
-def _backend(name: str, threads: int | None) -> Backend:
-    if threads is not None and not 1 <= threads <= 1024:
-        raise ConfigError(f"threads is {threads}; it must lie in 1..1024")
-    return get_backend(name, threads)
+def _backend(name: str, wanted: Wanted, model_bytes: int) -> Backend:
+    if wanted.threads is not None and not 1 <= wanted.threads <= 1024:
+        raise ConfigError(f"threads is {wanted.threads}; it must lie in 1..1024")
+    return open_backend(name, wanted, model_bytes)
+
+
+def _codec_backend(backend: Backend, threads: int | None, cache: str | None = None) -> Backend:
+    """The same, in float32 where it computes or remembers in less: codes of a codec in half precision are other codes."""
+    if backend.dtype in ("float32", "float64") and cache is None:
+        return backend
+    return open_backend(backend.name, Wanted(threads, backend.device, "float32"))
 
 
 def nano_folder() -> Path:

@@ -119,7 +119,11 @@ def test_a_text_only_model_writes_no_sound(clearline, hello, tmp_path):
     assert answer.code == 0 and report["output_path"] is None and report["hashes"]["output"] is None
     assert not (tmp_path / "a.wav").exists()
     answer = clearline("run", hello, "-o", tmp_path / "a.wav", "-m", DATA / "stt")
-    assert "".join(answer.out.split()) == "".join(report["text"].split()) and "text only" in answer.err
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert [[float(start), float(end), text] for start, end, text in lines] == [
+        [word["start"], word["end"], word["text"]] for word in report["words"]
+    ]
+    assert report["words"] and "text only" in answer.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no /dev/null")

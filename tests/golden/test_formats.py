@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.checkpoints import BACKENDS
 from safetensors.numpy import load_file, save_file
 
 from clearline.app import load_codec
@@ -55,7 +56,7 @@ def test_all_formats_are_there():
     assert {"candle", "lora", "mlx_bf16", "transformers", *QUANTISED} <= set(CASES)
 
 
-@pytest.mark.parametrize("backend", ["numpy64", "onnx"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", [case for case in CASES if case not in FROM_PYTORCH])
 def test_logits(case, backend):
     golden = load_file(FORMATS / case / "golden.safetensors")
@@ -94,7 +95,7 @@ def test_sharded(tmp_path):
         np.testing.assert_array_equal(weight.data, found[name].data)
 
 
-@pytest.mark.parametrize("backend", ["onnx", "numpy64"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_transformers_mimi(tmp_path, backend):
     """transformers' naming of a codec (oracle/check_huggingface.py proves the file with transformers' MimiModel)."""
     shutil.copy(DATA / "delay2/mimi_hf.safetensors", tmp_path / "model.safetensors")
@@ -104,6 +105,43 @@ def test_transformers_mimi(tmp_path, backend):
     np.testing.assert_array_equal(codec.encode(golden["pcm"]), golden["codes_stream"])
     pcm = codec.decode(golden["codes_stream"])
     assert np.abs(pcm - golden["pcm_stream"]).max() <= 1e-4 * np.abs(golden["pcm_stream"]).max()
+
+
+def test_codec_of_moshi_cpp(tmp_path):
+    """Written as its source writes one: names over 63 bytes hashed, conv weights in F16, their biases as columns."""
+    import zlib
+
+    import gguf
+
+    source = open_checkpoint(DATA / "delay2").mimi_weights()
+    writer, hashed = gguf.GGUFWriter(tmp_path / "mimi-e351c8d8-125.gguf", "moshi"), 0
+    for name, weight in source.items():
+        full, data = f"mimi.{name}", np.asarray(weight.data, np.float32)
+        if len(full) > 63:
+            crc, hashed = zlib.crc32(full.encode()), hashed + 1
+            full = "".join(f"{crc >> 8 * i & 15:x}" for i in range(8))
+        if data.ndim == 3 and "convtr" not in name:
+            data = data.astype(np.float16)
+        if name.endswith(".bias") and "conv" in name:
+            data = data[:, None]
+        writer.add_tensor(full, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert hashed >= 4
+    for name in ("config.json", "mimi_config.json", "model.safetensors", "tokenizer.model"):
+        shutil.copy(DATA / "delay2" / name, tmp_path)
+    found = open_checkpoint(tmp_path).mimi_weights()
+    assert list(found) == list(source)
+    for name, weight in source.items():
+        expected = np.asarray(weight.data, np.float32)
+        if expected.ndim == 3 and "convtr" not in name:
+            expected = expected.astype(np.float16)
+        np.testing.assert_array_equal(found[name].data, expected.astype(found[name].data.dtype), name)
+    codec = load_codec(tmp_path)
+    pcm = load_file(DATA / "delay2/golden.safetensors")["pcm"]
+    assert codec.decode(codec.encode(pcm)).shape == pcm.shape
 
 
 def test_a_wrong_group_size_would_be_seen():

@@ -9,10 +9,11 @@ from safetensors.numpy import load_file
 
 import clearline
 from clearline import GenerationConfig, Sampling
+from clearline.backends import KINDS
 
 DATA = Path(__file__).parents[1] / "golden" / "data"
 CASES = sorted(path.parent.name for path in DATA.glob("*/config.json"))
-BACKENDS = ["onnx", "numpy64"]
+BACKENDS = [name for name, kind in KINDS.items() if kind.installed]
 GREEDY = GenerationConfig(text=Sampling.greedy(), audio=Sampling.greedy())
 MODEL_FILES = ("config.json", "model.safetensors", "mimi.safetensors", "mimi_config.json", "tokenizer.model")
 

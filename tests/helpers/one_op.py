@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from clearline.backends import BACKENDS, get_backend
+from clearline.backends import get_backend
 from clearline.ops import InputSpec, Program, StateSpec, Weight
+from helpers.checkpoints import BACKENDS
 
-NAMES = sorted(BACKENDS)
+# Every installed backend in its own float type; torch in float64 too.
+NAMES = sorted([*BACKENDS, *(f"{name}/float64" for name in BACKENDS if name == "torch")])
 # Largest error allowed, relative to the largest magnitude expected: some roundings of the backend's own float type.
-TOLERANCE = {"numpy64": 1e-12}
+TOLERANCE = {"numpy64": 1e-12, "torch/float64": 1e-12}
 FLOAT32 = 5e-6
 
 

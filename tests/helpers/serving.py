@@ -23,14 +23,14 @@ class Halver:
 
     open = 0  # engines not yet closed
 
-    def __init__(self, seconds: float = 0.0, fails_at: int | None = None) -> None:
-        self.seconds, self.fails_at, self.frames, self.closed = seconds, fails_at, 0, False
+    def __init__(self, seconds: float = 0.0, fails_at: int | None = None, sleep=time.sleep) -> None:
+        self.seconds, self.fails_at, self.sleep, self.frames, self.closed = seconds, fails_at, sleep, 0, False
         Halver.open += 1
 
     def step(self, pcm: np.ndarray) -> Frame:
         assert not self.closed, "stepped after its state was released"
         if self.seconds:
-            time.sleep(self.seconds)
+            self.sleep(self.seconds)
         if self.frames == self.fails_at:
             raise ValueError("the engine broke")
         self.frames += 1
@@ -42,35 +42,37 @@ class Halver:
         Halver.open -= 1
 
 
-def hub(seconds: float = 0.0, workers: int = 2, open_engine=None, observer=None, **limits) -> Hub:
+def hub(seconds: float = 0.0, workers: int = 2, open_engine=None, observer=None, loop=None, **limits) -> Hub:
+    """A hub of Halvers; on a VirtualLoop their time, and that of everything else, is the loop's."""
     limits.setdefault("load", 1e6)  # whatever this machine is busy with, admission is tested where it is the subject
-    opener = open_engine or (lambda config: Halver(seconds))
-    return Hub(opener, GenerationConfig(), FRAME, 24_000, Limits(**limits), workers, observer)
+    sleep, clock = (time.sleep, time.monotonic) if loop is None else (loop.work, loop.time)
+    opener = open_engine or (lambda config: Halver(seconds, sleep=sleep))
+    return Hub(opener, GenerationConfig(), FRAME, 24_000, Limits(**limits), workers, observer, clock)
 
 
 @contextmanager
-def running(hub_=None, access: Access | None = None, tls=None, metrics: Metrics | None = None, **limits):
+def running(hub_=None, access: Access | None = None, tls=None, metrics: Metrics | None = None, name: str = "halver", **limits):
     """(host:port, hub) of a server that runs until the block ends."""
     metrics = metrics or Metrics()
     hub_ = hub_ or hub(observer=metrics, **limits)
     metrics.watch(hub_)
     with bind("127.0.0.1", 0) as listener:
-        options = Options("127.0.0.1", 0, access or Access(), hub_.limits, 2, None, tls)
-        server = Server(configured(hub_, metrics, "halver", options), hub_)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        options = Options("127.0.0.1", access or Access(), hub_.limits, 2, None, tls)
+        server = Server(configured(hub_, metrics, name, options), hub_)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             until(lambda: server.started)
             yield f"127.0.0.1:{listener.getsockname()[1]}", hub_
         finally:
             server.should_exit = True
-            thread.join(20)
-            assert not thread.is_alive()
+            thread.join(60)
+            assert not thread.is_alive(), "the server does not stop"
             hub_.shut_down()
 
 
-def until(condition, seconds: float = 10.0) -> None:
-    """Wait for something that has to happen soon."""
+def until(condition, seconds: float = 60.0) -> None:
+    """Wait for something that has to happen soon; the bound is for a machine that does ten other things."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from helpers.checkpoints import DATA, GREEDY, golden, model, speech
 
 from clearline import Sampling
@@ -37,7 +38,7 @@ def test_equal_and_cut():
     assert compare(a, a, 1e-4).kind == "equal"
     nearly = trace(text_token=[1, 2, 3], hidden=np.ones((3, 4), np.float32) * np.float32(1.00001))
     found = compare(a, nearly, 1e-4)
-    assert found.equal and 0.9e-5 < found.differences[0].largest < 1.1e-5
+    assert found.equal and found.kind == "rounding" and 0.9e-5 < found.differences[0].largest < 1.1e-5
     assert compare(a, trace(text_token=[1, 2], hidden=np.ones((2, 4))), 1e-4).kind == "cut"
     with pytest.raises(ClearlineError, match="nothing to compare"):
         compare(a, trace(codes_in=[[1]]), 1e-4)
@@ -63,6 +64,9 @@ def test_other_logits_are_another_computation():
     a = trace(row=[[1], [2]], text_logits=LOGITS_A, text_token=[2, 1])
     found = compare(a, trace(row=[[1], [2]], text_logits=other, text_token=[2, 2]), 1e-4)
     assert found.kind == "a different computation" and "text head" in found.why and found.first.frame == 0
+    assert any("bfloat16" in note for note in found.notes)
+    far = compare(a, trace(row=[[1], [2]], text_logits=LOGITS_A * 2, text_token=[2, 2]), 1e-4)
+    assert far.kind == "a different computation" and not any("bfloat16" in note for note in far.notes)
 
 
 def test_where_in_the_frame_it_begins():
@@ -197,13 +201,18 @@ def test_forcing_refuses_what_does_not_fit():
 
 def test_command_equal_is_0_and_different_is_1(clearline, hello, tmp_path):
     answer = clearline("compare", "run:onnx", "run:numpy64", "-i", hello, "-m", MODEL)
-    assert answer.code == 0 and "EQUAL" in answer.out and "10 steps" in answer.out
+    assert answer.code == 0 and "ROUNDING" in answer.out and "10 steps" in answer.out
+    assert clearline("compare", hello, hello).out.splitlines()[2].startswith("EQUAL")
     write_trace(tmp_path / "a.trace", run(10, seed=1))
     write_trace(tmp_path / "b.trace", run(10, seed=2))
     answer = clearline("compare", tmp_path / "a.trace", tmp_path / "b.trace", "--json")
     report = json.loads(answer.out)
     assert answer.code == 1 and report["kind"] == "sampling" and report["equal"] is False
     assert report["first"]["boundary"] == "row" and len(report["agreement"]["codes_in"]) == 8
+    columns = run(10).columns
+    save_file({"text_token": columns["text_token"]}, tmp_path / "a.safetensors")
+    save_file({"text_token": columns["text_token"] + 1}, tmp_path / "b.safetensors")
+    assert clearline("compare", tmp_path / "a.safetensors", tmp_path / "b.safetensors").code == 3  # undecided
     answer = clearline("compare", tmp_path / "a.trace", "run:onnx@greedy", "-i", hello, "-m", MODEL)
     assert answer.code == 1 and answer.out.startswith(f"A: {tmp_path}")
 

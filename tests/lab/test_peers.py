@@ -106,14 +106,14 @@ def test_commands(clearline, environment, monkeypatch, hello):
 # With the real packages, where CLEARLINE_PEERS names environments that have them.
 
 
-def live(peer: str, hello: Path, model: str = MODEL, frames: int = 250):
+def live(peer: str, hello: Path, model: str = MODEL, frames: int = 250, layers: bool = False):
     try:
         there = any(item.peer.name == peer for item in find_peers())
     except ClearlineError:
         there = False
     if not there:
         pytest.skip(f"{peer} is in no environment of CLEARLINE_PEERS")
-    return compare_peer(PEERS[peer], Live(hello, model, frames=frames), 1e-4)
+    return compare_peer(PEERS[peer], Live(hello, model, frames=frames), 1e-4, layers)
 
 
 @pytest.mark.oracle
@@ -123,6 +123,16 @@ def test_kyutais_packages_agree(peer, hello):
     assert found.equal, found.why
     assert {"row", "hidden", "text_logits", "audio_logits", "codes_out"} <= {d.boundary for d in found.differences}
     assert max(found.forced_error["B"].values()) < 1e-4
+
+
+@pytest.mark.oracle
+def test_kyutais_layers_agree(hello):
+    """Forward hooks in Kyutai's package, probes in ours: every layer that has a name in both, encoder to decoder."""
+    found = live("moshi", hello, frames=4, layers=True)
+    assert [seen.part for seen in found.layers] == ["encoder", "language model", "decoder"]
+    assert all(seen.first is None and max(seen.errors.values()) < 1e-4 for seen in found.layers)
+    cfg = json.loads((DATA / "moshi_d1" / "config.json").read_text())
+    assert len(found.layers[1].errors) > 6 * cfg["num_layers"] + 8 * 5 * cfg["depformer_num_layers"]
 
 
 @pytest.mark.oracle

@@ -72,6 +72,26 @@ def test_cut(codes):
     assert "3 frames earlier" in relate(codes, codes[:, 3:]).findings[0]
 
 
+@pytest.mark.parametrize("by", [4, 20, 39])
+def test_a_beginning_that_is_cut(codes, by):
+    relation = relate(codes, codes[:, by:])
+    assert relation.cut == by and {match.agreement for match in relation.matches} == {1.0}
+    assert relate(codes[:, by:], codes).cut is None and f"{by} frames later" in relate(codes[:, by:], codes).findings[0]
+    assert relate(codes, np.concatenate([codes[:1, by:], codes[1:, by:] + 1])).cut is None
+
+
+def test_far_shifts_need_half_of_the_shorter_one(codes):
+    assert not relate(codes, delayed(codes, 60)).disguised
+    assert {match.shift for match in relate(codes, delayed(codes, 30)).matches} == {30}
+
+
+def test_two_silences_are_not_a_shift(codes):
+    """Most of both is the same silence, at whatever shift; what moves has nothing in common."""
+    a, b = (np.concatenate([np.random.default_rng(i).integers(0, 2048, (8, 30 + 12 * i)), np.full((8, 90), 7)], 1) for i in (0, 1))
+    assert not relate(a, b).disguised
+    assert {match.shift for match in relate(a, np.concatenate([np.full((8, 12), 7), a], 1)).matches} == {12}
+
+
 def test_two_changes_at_once(codes):
     relation = relate(codes, delayed(codes, 2)[::-1] + 1)
     assert "is +1" in relation.findings[0] and "permuted" in relation.findings[1]

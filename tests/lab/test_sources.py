@@ -1,16 +1,19 @@
 """Everything that can be opened as a trace: logs as Rust's `tracing` prints them, codes in every usual layout, sound."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from helpers.checkpoints import model, speech
 from safetensors.numpy import save_file
 
 from clearline.errors import ClearlineError
 from clearline.lab.source import open_source
 from clearline.trace import Trace, write_trace
 
+DATA = Path(__file__).parent / "data"
 CODES = np.arange(24).reshape(2, 12)  # [codebooks, frames]
 
 # The seed's own statement, printed by Rust: {:?} of a Vec<u32>, with the time stamps and colours of `tracing`.
@@ -36,6 +39,34 @@ def test_a_log(log):
     assert trace.columns["codes_out"].tolist() == [[-2, -2], [1049, 12], [-2, -2], [7, 2047]]
     assert trace.columns["text_token"].tolist() == [3, 262, -2, -2]
     assert trace.frames("codes_out").tolist() == [[1049, 12], [7, 2047]]
+
+
+@pytest.mark.parametrize("name", ["moshi_debug.log", "moshi_debug_plain.log"])
+def test_a_log_that_rust_wrote(name):
+    """Printed by the seed's statements through Rust's `tracing` (oracle/moshi_debug), from tokens that lie beside it."""
+    rows = [line.split() for line in (DATA / "tokens.txt").read_text().splitlines()]
+    trace = open_source(str(DATA / name))
+    assert trace.columns["text_token"].tolist() == [int(row[0]) for row in rows]
+    codes = [[-2 if token == "-" else int(token) for token in row[1:]] or [-2] * 8 for row in rows]
+    assert trace.columns["codes_out"].tolist() == codes and len(codes) > 30 and codes[0] == codes[1] == [-2] * 8
+
+
+def test_the_log_of_an_earlier_version(log):
+    """The statement of the seeds' program in its version 7.5, with the tokens that its notes quote."""
+    log.write_text(
+        "INFO xswarm::voice: MOSHI_DEBUG: Frame 2: Audio tokens: [1776, 1267, 628, 703, 1203, 1020, 162, 1940]\n"
+        "INFO xswarm::voice: MOSHI_DEBUG: Frame 2: Tensor shape: [1, 8, 1], stride: [8, 1, 8], dtype: U32\n"
+        "INFO xswarm::voice: MOSHI_DEBUG: Frame 3: Audio tokens: [1340, 666, 151, 1921, 444, 276, 1707, 962]\n"
+    )
+    codes = open_source(str(log)).columns["codes_out"]
+    assert codes[2].tolist() == [1776, 1267, 628, 703, 1203, 1020, 162, 1940] and codes[3, 0] == 1340 and (codes[:2] == -2).all()
+
+
+@pytest.mark.parametrize("name", ["moshi.npy", "moshi.safetensors", "moshi.json", "mlx.npy", "mlx.safetensors"])
+def test_codes_that_other_programs_wrote(name):
+    """Codes of Kyutai's Mimi, saved by NumPy, PyTorch, json and MLX (oracle/make_imports.py): ours of the same sound."""
+    expected = model("moshi_d1").mimi.encode(speech(10), 8)
+    np.testing.assert_array_equal(open_source(str(DATA / name)).columns["codes_out"], expected.T)
 
 
 def test_a_log_of_several_runs(log):

@@ -8,7 +8,7 @@ import socket as sockets
 import ssl
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def samples(frames: int) -> np.ndarray:
 
 def get(address: str, path: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", headers=headers), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -55,7 +55,28 @@ async def talk(address: str, pcm: np.ndarray, path: str = "/api/pcm", chunk: int
         for i in range(0, len(pcm), chunk):
             await socket.send(pcm[i : i + chunk].tobytes())
         await socket.send(END)
-        return *(await asyncio.wait_for(reading, 20)), socket
+        return *(await asyncio.wait_for(reading, 60)), socket
+
+
+@contextmanager
+def opened(address: str, buffer: int | None = None):
+    """A TCP connection to /api/pcm, after the handshake; every wait on it ends after a minute."""
+    host, port = address.split(":")
+    with sockets.socket() as line:
+        line.settimeout(60)
+        if buffer is not None:
+            line.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, buffer)
+        line.connect((host, int(port)))
+        key = base64.b64encode(os.urandom(16)).decode()
+        line.sendall(
+            f"GET /api/pcm HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):  # what is sent before it has come is lost
+            answer += line.recv(1)
+        assert answer.startswith(b"HTTP/1.1 101")
+        yield line
 
 
 def test_a_conversation_from_end_to_end():
@@ -155,7 +176,7 @@ def test_a_microphone_that_stalls_is_told_and_let_go():
     async def scenario(address):
         async with connect(f"ws://{address}/api/pcm") as socket:
             await socket.send(samples(2).tobytes())
-            _, said = await asyncio.wait_for(read(socket), 10)
+            _, said = await asyncio.wait_for(read(socket), 60)
             return said[-1], socket.close_code
 
     with running(stalled_seconds=0.3) as (address, made):
@@ -167,7 +188,7 @@ def test_a_microphone_that_stalls_is_told_and_let_go():
 def test_the_longest_conversation():
     async def scenario(address):
         async with connect(f"ws://{address}/api/pcm") as socket:
-            _, said = await asyncio.wait_for(read(socket), 10)
+            _, said = await asyncio.wait_for(read(socket), 60)
             return said[-1]["code"]
 
     with running(session_seconds=0.3) as (address, _):
@@ -176,27 +197,18 @@ def test_the_longest_conversation():
 
 def test_who_does_not_read_is_cut_off_and_its_state_released():
     """Raw TCP with a small receive buffer, because every WebSocket library reads ahead."""
-    with running(slow_reader_seconds=0.5, stalled_seconds=30) as (address, made):
-        host, port = address.split(":")
-        with sockets.socket() as line:
-            line.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
-            line.connect((host, int(port)))
-            key = base64.b64encode(os.urandom(16)).decode()
-            line.sendall(
-                f"GET /api/pcm HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-            )
-            body = samples(1).tobytes()
-            frame = b"\x82\xfe" + len(body).to_bytes(2, "big") + bytes(4) + body  # masked with zeros
-            line.settimeout(0.2)
-            most = 0
-            with suppress(TimeoutError, ConnectionResetError):  # it stands still, or it has been cut off already
-                for _ in range(20_000):
-                    line.sendall(frame)
-                    most = max(most, *(conversation.waiting for conversation in list(made.conversations)), 0)
-            assert most <= 26
-            until(lambda: made.sessions == 0)
-            assert asyncio.run(talk(address, samples(3)))[1][-1] == {"type": "end"}
+    with running(slow_reader_seconds=0.5, stalled_seconds=600) as (address, made), opened(address, buffer=4096) as line:
+        body = samples(1).tobytes()
+        frame = b"\x82\xfe" + len(body).to_bytes(2, "big") + bytes(4) + body  # masked with zeros
+        most = 0
+        with suppress(ConnectionError):  # it stands still, and then it is cut off
+            while True:
+                line.sendall(frame)
+                most = max(most, *(conversation.waiting for conversation in list(made.conversations)), 0)
+        assert 0 < most <= 26
+        until(lambda: made.sessions == 0)
+        assert 'clearline_sessions_closed_total{reason="client does not read"} 1.0' in get(address, "/metrics")[1]
+        assert asyncio.run(talk(address, samples(3)))[1][-1] == {"type": "end"}
 
 
 def test_clients_that_vanish_leave_nothing_and_harm_nobody():
@@ -215,7 +227,7 @@ def test_clients_that_vanish_leave_nothing_and_harm_nobody():
 
     with running(seconds=0.002) as (address, made):
         assert asyncio.run(scenario(address)) == {"type": "end"}
-        until(lambda: made.sessions == 0 and Halver.open == 0)
+        until(lambda: made.sessions == 0)
 
 
 def test_tokens_and_origins_over_the_wire():
@@ -269,3 +281,30 @@ def test_a_broken_model_is_told():
     with running(hub(open_engine=lambda config: Halver(fails_at=3 if config.seed == 9 else None))) as (address, _):
         _, said, socket = asyncio.run(talk(address, samples(9), "/api/pcm?seed=9"))
     assert said[-1] == {"type": "error", "code": "failed", "message": "the engine broke"} and socket.close_code == 1011
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"", b"GET /health HTTP/1.1\r\nHost: localh", b"GET /api/pcm HTTP/1.1\r\nUpgrade: websocket\r\n"]
+)
+def test_who_connects_and_asks_for_nothing_is_let_go(beginning, monkeypatch):
+    monkeypatch.setattr("clearline.server.sockets.FIRST_REQUEST_SECONDS", 0.2)
+    with running() as (address, _):
+        host, port = address.split(":")
+        with sockets.create_connection((host, int(port)), timeout=60) as line:
+            line.sendall(beginning)
+            with suppress(ConnectionResetError):
+                assert line.recv(100) == b""
+        # One that asked in time, and for a conversation, is not cut off by the same clock.
+        assert len(asyncio.run(talk(address, samples(20)))[0]) == 20 * 2 * FRAME
+
+
+def test_a_client_that_does_not_take_the_close_is_cut_off():
+    """The server has said goodbye; the client neither answers nor closes."""
+    with running() as (address, made), opened(address) as line:
+        line.sendall(b"\x81\x83" + bytes(4) + b"bad")  # a text message that is no JSON
+        received = b""
+        with suppress(ConnectionResetError):
+            while data := line.recv(65_536):
+                received += data
+        assert b"bad_message" in received
+        until(lambda: made.sessions == 0)

@@ -119,3 +119,20 @@ def test_the_command_line(released, s2st):
     assert report["findings"][0]["severity"] == "garbles audio" and report["another_model"] == []
     bad = command("audit", released, "nonsense")
     assert bad.code == 2 and "rust:moshi-backend" in bad.err and "Traceback" not in bad.err
+
+
+def test_personaplex_and_nvidias_programs(tmp_path, released):
+    """The released config says only its type; NVIDIA's code is another program with the same model, Moshi another model."""
+    (tmp_path / "config.json").write_text('{"model_type": "personaplex", "version": "7b-v1"}')
+    here = named_setup(str(tmp_path))
+    findings = {finding.parameter: finding for finding in audit([here, named_setup("nvidia:personaplex")])}
+    assert not another_model(list(findings.values()))
+    assert findings["keys a query sees"].values == (3000, 2999)
+    assert findings["user's frame read at step s"].severity == "same"
+    assert "garbles audio" not in {finding.severity for finding in findings.values()}
+    assert another_model(audit([here, named_setup(str(released))])) == ["audio codebooks generated"]
+
+
+def test_nano_can_be_audited():
+    answer = command("audit", "nano", "nano@rust:moshi-cli")
+    assert answer.code == 0 and answer.out.splitlines()[1].split()[:4] == ["garbles", "audio", "acoustic", "delay"]

@@ -134,7 +134,7 @@ def test_junk_in_a_transformers_config_is_a_config_error_or_harmless(section):
         parse_transformers_mimi({"use_conv_shortcut": True})
 
 
-@pytest.mark.parametrize("kind", ["vision", "tts", "personaplex"])
+@pytest.mark.parametrize("kind", ["vision", "tts"])
 def test_types_that_cannot_run_say_so_and_can_be_inspected(kind, tmp_path):
     folder = copy_checkpoint("moshi_d1", tmp_path)
     raw = json.loads((folder / "config.json").read_text()) | {"model_type": kind}
@@ -146,8 +146,8 @@ def test_types_that_cannot_run_say_so_and_can_be_inspected(kind, tmp_path):
 
 
 def test_a_type_whose_network_is_described_otherwise():
-    with pytest.raises(ConfigError, match=r"cannot run model_type 'personaplex'.*context is missing"):
-        parse_checkpoint({"model_type": "personaplex"})
+    with pytest.raises(ConfigError, match=r"cannot run model_type 'tts'.*context is missing"):
+        parse_checkpoint({"model_type": "tts"})
 
 
 def test_files_named_elsewhere(tmp_path):

@@ -21,6 +21,7 @@ FORMATS = {
     "lora": "lora.safetensors",
     "mlx_q4": "model.q4.safetensors",
     "mlx_bf16": "model.safetensors",
+    "personaplex": "model.safetensors",
     "transformers": "model.safetensors",
 }
 SAME_SIZE = {

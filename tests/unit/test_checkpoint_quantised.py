@@ -123,3 +123,11 @@ def test_products_on_both_backends(bits, group, kind):
         program = get_backend(backend).compile(step, {"w": weight}, [], {"x": InputSpec((1, 256))})
         y = program.run({}, {"x": x})["y"]
         assert np.abs(y - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(32,), (32, 1, 2, 1), (4, 8, 2)])
+def test_bitsandbytes_codes_that_are_no_matrix(shape, tmp_path):
+    """Found by fuzzing: as many rows as scales, but not two dimensions."""
+    save_file({"a.weight": np.zeros(shape, np.int8), "a.weight_scb": np.ones(shape[0], np.float32)}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="matrix of int8"):
+        fold(tmp_path, open_tensors(tmp_path / "m.safetensors"))

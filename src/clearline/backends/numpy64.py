@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from clearline.ops import InputSpec, Leaf, Program, Ring, State, StateSpec, StepFunction, Weight, Weights, as_ops, initial_state
+from clearline.backends.wanted import Device, Wanted, only
+from clearline.ops import Backend, InputSpec, Leaf, Program, Ring, State, StateSpec, StepFunction, Weight, Weights, as_ops, initial_state
 
 F64 = np.float64
 _erf = np.vectorize(math.erf, otypes=[F64])
@@ -25,12 +26,13 @@ class NumpyOps:
     """See `clearline.ops.Ops` for what each operation means."""
 
     def __init__(self) -> None:
-        self._dense: dict[str, np.ndarray] = {}
+        # By identity: two models on one backend have weights of the same names. Kept, so that no other gets its identity.
+        self._dense: dict[int, tuple[Weight, np.ndarray]] = {}
 
     def weight(self, weight: Weight) -> np.ndarray:
-        if weight.name not in self._dense:
-            self._dense[weight.name] = weight.dense(F64)
-        return self._dense[weight.name]
+        if id(weight) not in self._dense:
+            self._dense[id(weight)] = (weight, weight.dense(F64))
+        return self._dense[id(weight)][1]
 
     def reshape(self, x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         return x.reshape(tuple(shape))
@@ -175,6 +177,8 @@ class Numpy64:
     """The backend object: float64 throughout, outputs float64 or int64."""
 
     name = "numpy64"
+    device = "cpu"
+    dtype = "float64"
 
     def __init__(self) -> None:
         self._ops = NumpyOps()
@@ -190,6 +194,15 @@ class Numpy64:
         inputs: Mapping[str, InputSpec],
     ) -> Program:
         return _NumpyProgram(self._ops, step, weights, inputs)
+
+
+def devices() -> list[Device]:
+    return [Device("cpu", "NumPy, one formula after the other")]
+
+
+def make(wanted: Wanted) -> Backend:
+    only("numpy64", wanted, ("cpu",), ("float64",))
+    return Numpy64()
 
 
 def _positions(position: np.ndarray, rows: int) -> np.ndarray:

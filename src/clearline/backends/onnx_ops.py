@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from clearline.backends.onnx_layout import Layout, layout_shape
+from clearline.errors import BackendError
 from clearline.ops import Weight
 
 
@@ -37,12 +38,16 @@ class Edge:
 
 
 class RingEdges(NamedTuple):
-    """A ring inside the graph: its whole arrays as inputs, spare rows included; their length is known when the step runs."""
+    """A ring inside the graph: its whole arrays as inputs, spare rows included; their length is known when the step runs.
+
+    `scales`: of an int8 ring, what one step of its keys' and its values' channels [heads * D] is worth.
+    """
 
     k: Edge
     v: Edge
     capacity: int
     rows: int
+    scales: tuple[Edge, Edge] | None = None
 
 
 class RowEdges(NamedTuple):
@@ -54,11 +59,15 @@ class RowEdges(NamedTuple):
 
 
 class InPlaceEdges(NamedTuple):
-    """The ring's own arrays with the new rows written into their spare ones, for the runner to settle."""
+    """The ring's own arrays with the new rows written into their spare ones, for the runner to settle.
+
+    `written`: of an int8 ring, the new rows before rounding, keys and values [B, T, heads * D].
+    """
 
     k: Edge
     v: Edge
     position: Edge
+    written: tuple[Edge, Edge] | None = None
 
 
 @dataclass
@@ -253,6 +262,8 @@ class TraceOps:
         whole = rows == window_rows == ring.rows and context - rows == ring.capacity
         if batch == 1 and whole and q.shape[3] % 8 == 0:
             return self._grouped_query_attention(q, k, v, ring, position)
+        if ring.scales is not None:
+            raise BackendError(f"an int8 cache needs one session at a time and head dimensions in eights, not {q.shape[3]}")
         return self._masked_attention(q, k, v, ring, position, context, window_rows)
 
     def _grouped_query_attention(self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge) -> tuple[Edge, InPlaceEdges]:
@@ -264,14 +275,15 @@ class TraceOps:
             last, total = past + (rows - 1), self.emit("Squeeze", [past + rows], (), True)
             self._memo[key] = [self.emit("Cast", [edge], edge.shape, to=TensorProto.INT32) for edge in (last, total)]
         flat = [self.reshape(x, (1, rows, x.shape[2] * dim)) for x in (q, k, v)]
-        y, new_k, new_v = self.emit_many(
-            "GroupQueryAttention",
-            [*flat, ring.k, ring.v, *self._memo[key]],
-            [(1, rows, heads * dim), ring.k.shape, ring.v.shape],
-            num_heads=heads,
-            kv_num_heads=k.shape[2],
-        )
-        return self.reshape(y, q.shape), InPlaceEdges(new_k, new_v, position)
+        inputs: list[Edge | None] = [*flat, ring.k, ring.v, *self._memo[key]]
+        attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": k.shape[2]}
+        if ring.scales is not None:
+            inputs += [None] * 5 + list(ring.scales)
+            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+        shapes = [(1, rows, heads * dim), ring.k.shape, ring.v.shape]
+        y, new_k, new_v = self.emit_many("GroupQueryAttention", inputs, shapes, **attributes)
+        written = None if ring.scales is None else (flat[1], flat[2])
+        return self.reshape(y, q.shape), InPlaceEdges(new_k, new_v, position, written)
 
     def _visible(self, ring: RingEdges, position: Edge, rows: int, context: int, window_rows: int) -> tuple[Edge, Edge]:
         """Which slots of the ring, and which new rows, each query sees: [B, 1, rows, slots] and [B, 1, rows, rows]."""

@@ -1,7 +1,7 @@
 """Tracing: from a step of the model definition to an ONNX graph."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,18 @@ class Graph:
     carries: dict[str, str]  # state path -> output name
     rings: dict[str, tuple[str, str, str]]  # state path -> names of the new rows' keys, values and position
     in_place: dict[str, tuple[str, str, str]]  # state path -> names of the whole arrays, keys and values, and position
+    written: dict[str, tuple[str, str]]  # state path of an int8 ring -> names of its new rows before rounding
     outputs: dict[str, str]
 
 
-def trace(step: StepFunction, weights: Mapping[str, Weight], state: Iterable[StateSpec], inputs: Mapping[str, InputSpec]) -> Graph:
-    """Run `step` once on edges and assemble the graph it describes."""
+def trace(
+    step: StepFunction,
+    weights: Mapping[str, Weight],
+    state: Iterable[StateSpec],
+    inputs: Mapping[str, InputSpec],
+    int8_rings: Container[str] = (),
+) -> Graph:
+    """Run `step` once on edges and assemble the graph it describes; the rings of these paths hold int8."""
     ops = TraceOps()
     graph_inputs = [_value_info(name, spec.shape, spec.ids) for name, spec in inputs.items()]
     leaves: dict[str, Any] = {}
@@ -36,9 +43,14 @@ def trace(step: StepFunction, weights: Mapping[str, Weight], state: Iterable[Sta
         if spec.kind == "ring":
             batch, heads, capacity, dim = spec.shape
             names = (f"{spec.path}.k", f"{spec.path}.v")
-            graph_inputs += [_value_info(name, (batch, heads, "slots", dim)) for name in names]
-            arrays = [Edge(ops, name, (batch, heads, -1, dim)) for name in names]
-            leaves[spec.path] = RingEdges(arrays[0], arrays[1], capacity, spec.rows)
+            kind = TensorProto.INT8 if spec.path in int8_rings else TensorProto.FLOAT
+            graph_inputs += [_tensor_info(name, (batch, heads, "slots", dim), kind) for name in names]
+            k, v = (Edge(ops, name, (batch, heads, -1, dim)) for name in names)
+            scales = None
+            if spec.path in int8_rings:
+                scales = tuple(Edge(ops, f"{name}.scale", (heads * dim,)) for name in names)
+                graph_inputs += [_value_info(scale.name, scale.shape) for scale in scales]
+            leaves[spec.path] = RingEdges(k, v, capacity, spec.rows, scales)
         else:
             graph_inputs.append(_value_info(spec.path, spec.shape, spec.kind == "position"))
             leaves[spec.path] = Edge(ops, spec.path, spec.shape, spec.kind == "position")
@@ -66,19 +78,29 @@ def trace(step: StepFunction, weights: Mapping[str, Weight], state: Iterable[Sta
     in_place = {
         path: (leaf.k.name, leaf.v.name, export(leaf.position)) for path, leaf in view.new.items() if isinstance(leaf, InPlaceEdges)
     }
-    exported |= {edge.name: edge for leaf in view.new.values() if isinstance(leaf, InPlaceEdges) for edge in (leaf.k, leaf.v)}
+    written = {
+        path: (export(leaf.written[0]), export(leaf.written[1]))
+        for path, leaf in view.new.items()
+        if isinstance(leaf, InPlaceEdges) and leaf.written is not None
+    }
+    arrays = {
+        edge.name: _tensor_info(edge.name, edge.shape, TensorProto.INT8 if path in int8_rings else TensorProto.FLOAT)
+        for path, leaf in view.new.items()
+        if isinstance(leaf, InPlaceEdges)
+        for edge in (leaf.k, leaf.v)
+    }
     outputs = {name: export(edge) for name, edge in results.items()}
     graph = helper.make_graph(
-        _needed(ops.nodes, set(exported)),
+        _needed(ops.nodes, {*exported, *arrays}),
         "step",
         graph_inputs,
-        [_value_info(name, edge.shape, edge.ids) for name, edge in exported.items()],
+        [*(_value_info(name, edge.shape, edge.ids) for name, edge in exported.items()), *arrays.values()],
         [*ops.constants.values(), *(_external(name, w, layout) for name, (w, layout) in ops.weights.items())],
     )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)], ir_version=10
     )
-    return Graph(model.SerializeToString(), ops.weights, carries, rings, in_place, outputs)
+    return Graph(model.SerializeToString(), ops.weights, carries, rings, in_place, written, outputs)
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
@@ -105,5 +127,8 @@ def _external(name: str, weight: Weight, layout: Layout) -> onnx.TensorProto:
 
 
 def _value_info(name: str, shape: Sequence[int | str], ids: bool = False) -> onnx.ValueInfoProto:
-    kind = TensorProto.INT64 if ids else TensorProto.FLOAT
+    return _tensor_info(name, shape, TensorProto.INT64 if ids else TensorProto.FLOAT)
+
+
+def _tensor_info(name: str, shape: Sequence[int | str], kind: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, ["slots" if d == -1 else d for d in shape])

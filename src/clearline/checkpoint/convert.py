@@ -12,14 +12,15 @@ import ml_dtypes
 import numpy as np
 
 from clearline.checkpoint.condition import CONDITIONER_PREFIX
-from clearline.checkpoint.files import member, read_json, shards
+from clearline.checkpoint.files import member, open_tensors, read_json, shards
 from clearline.checkpoint.folder import Checkpoint
+from clearline.checkpoint.gguf_blocks import BLOCK, block_kind, blocks
 from clearline.checkpoint.hub import home
 from clearline.checkpoint.layouts import LAYOUTS, Layout, file_names
 from clearline.checkpoint.lazy import Lazy, LazyWeights, release_pages
 from clearline.checkpoint.names import is_linear
 from clearline.checkpoint.safetensors import file_hash
-from clearline.checkpoint.writer import Entry, Unit, locked, write, write_text
+from clearline.checkpoint.writer import GGUF_ALIGNMENT, Entry, Unit, locked, write, write_text
 from clearline.config.kyutai import MOSHI_7B, parse_checkpoint
 from clearline.config.raw import to_raw
 from clearline.errors import CheckpointError, ConfigError
@@ -31,6 +32,8 @@ _BITS = {"q8": 8, "q4": 4}
 # What moshi_mlx's own programs expect in files of these names.
 _MLX_GROUP = {8: 64, 4: 32}
 _GROUP = 32
+_IN_BLOCKS = ("candle", "moshi.cpp")
+CODEC, CODEC_CONFIG = "mimi.safetensors", "mimi_config.json"
 MANIFEST = "clearline.json"
 _LOCK = ".clearline-convert.lock"
 
@@ -58,7 +61,8 @@ def convert(
     """Write a complete model folder; see `writer.write` for what a kill leaves behind. Raises ClearlineError.
 
     Quantised: linears and output heads in symmetric groups of 32 with float32 scales, as `load(quantize=...)` makes them,
-    embeddings and norms as they were. In the mlx layout, what `mlx.nn.quantize` would hold quantised: every linear and
+    embeddings and norms as they were. For Candle and moshi.cpp, GGUF with blocks of 32: Q8_0, Q4_0 and, for asymmetric codes
+    that are kept, Q4_1; scales in float16. In the mlx layout, what `mlx.nn.quantize` would hold quantised: every linear and
     embedding, groups of 64 (q8) or 32 (q4), bfloat16 scales and biases. Codes that are already in the wanted form are kept.
 
     An earlier result is found again by its hash. With `weights_only`, codec and tokenizer are left out, and its size and
@@ -68,13 +72,13 @@ def convert(
         raise ConfigError(f"precision {precision!r} is not known; known: {', '.join(get_args(Precision))}")
     if layout not in LAYOUTS:
         raise ConfigError(f"layout {layout!r} is not known; known: {', '.join(LAYOUTS)}")
-    if checkpoint.mimi_path == checkpoint.lm_path:
-        raise CheckpointError(f"{checkpoint.folder} keeps its codec inside the model's file, which cannot be converted yet")
-    if layout == "candle" and precision in _BITS:
-        raise ConfigError("Candle reads quantised weights from GGUF only, which is not written here; use --names kyutai or mlx")
     source = checkpoint.stored_weights()
     units = list(_units(checkpoint, source, precision, layout))
-    name = f"model.{precision}.safetensors" if precision in _BITS else "model.safetensors"
+    # Candle reads quantised weights from GGUF only, moshi.cpp's own files are GGUF whatever they hold.
+    gguf = layout == "moshi.cpp" or (layout == "candle" and precision in _BITS)
+    name = "model" + (f".{precision}" if precision in _BITS else "") + (".gguf" if gguf else ".safetensors")
+    if gguf:
+        units = [replace(unit, alignment=GGUF_ALIGNMENT) for unit in units]
     _make_folder(folder, checkpoint, sum(unit.nbytes for unit in units))
     key = _key(checkpoint, precision, layout)
     with locked(folder / _LOCK):
@@ -101,11 +105,13 @@ def convert(
 def _units(checkpoint: Checkpoint, source: LazyWeights, precision: Precision, layout: Layout) -> Iterator[Unit]:
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
     bits = _BITS.get(precision, 0)
-    for target, name, shape in file_names(checkpoint.config.lm, shapes, layout):
+    for target, name, shape in file_names(checkpoint.config.stored_lm, shapes, layout):
         tensor = source.tensors[name]
         if bits and layout == "mlx" and _mlx_quantises(name, checkpoint):
             yield _mlx_unit(target, name, source, bits)
-        elif bits and layout != "mlx" and (_has_codes(tensor, bits) or (is_linear(name) and shape[1] % _GROUP == 0)):
+        elif bits and layout in _IN_BLOCKS and shape[-1] % BLOCK == 0 and (_has_codes(tensor, bits) or is_linear(name)):
+            yield _block_unit(target, name, source, bits)
+        elif bits and layout == "kyutai" and (_has_codes(tensor, bits) or (is_linear(name) and shape[1] % _GROUP == 0)):
             yield _quantised_unit(target, name, source, bits)
         else:
             kept = name.startswith(CONDITIONER_PREFIX)  # Kyutai computes conditions in float32, whatever the model's precision
@@ -116,7 +122,7 @@ def _mlx_quantises(name: str, checkpoint: Checkpoint) -> bool:
     """nn.quantize takes every Linear and every Embedding without submodules."""
     if is_linear(name) or name.endswith("low_rank.weight") or name.startswith("extra_heads."):
         return True
-    dep = checkpoint.config.lm.depformer
+    dep = checkpoint.config.stored_lm.depformer
     low_rank = dep is not None and dep.low_rank is not None
     return name.endswith(".weight") and "emb" in name and not (low_rank and name.startswith("depformer_"))
 
@@ -161,6 +167,17 @@ def _quantised_unit(target: str, name: str, source: LazyWeights, bits: int) -> U
         return [*arrays, np.asarray(weight.bias, np.float32)] if biased else arrays
 
     return Unit(tuple(entries), make)
+
+
+def _block_unit(target: str, name: str, source: LazyWeights, bits: int) -> Unit:
+    # Only codes that may be kept have to be looked at to tell their type.
+    kind = block_kind(source[name].rows(0, 1) if _has_codes(source.tensors[name], bits) else None, bits)
+
+    def make() -> list[np.ndarray]:
+        release_pages()
+        return [blocks(source[name], kind)]
+
+    return Unit((Entry(target, kind, source.tensors[name].shape),), make)
 
 
 def _has_codes(tensor: Lazy, bits: int) -> bool:
@@ -212,10 +229,12 @@ def _config(checkpoint: Checkpoint, name: str, folder: Path) -> dict[str, Any]:
     elif checkpoint.source.startswith("no config.json"):
         raw = dict(MOSHI_7B)
     else:
-        raw = to_raw(checkpoint.config.lm)
+        raw = to_raw(checkpoint.config.stored_lm)
     for key in ("lora", "lora_name", "lora_rank", "lora_scaling", "quantize"):
         raw.pop(key, None)
     raw |= {"moshi_name": name, "mimi_name": checkpoint.mimi_path.name, "tokenizer_name": checkpoint.tokenizer_path.name}
+    if checkpoint.codec_inside:
+        raw |= {"mimi_name": CODEC, "mimi_config_name": CODEC_CONFIG}
     if parse_checkpoint(raw).lm != checkpoint.config.lm:
         raise CheckpointError(f"the configuration of {checkpoint.folder} cannot be written as Kyutai's config.json")
     return raw
@@ -223,7 +242,11 @@ def _config(checkpoint: Checkpoint, name: str, folder: Path) -> dict[str, Any]:
 
 def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
     """Codec, its config, tokenizer, model card: those that are there. A folder without them stays without them."""
-    paths = [checkpoint.mimi_path, checkpoint.tokenizer_path, checkpoint.folder / "README.md"]
+    paths = [checkpoint.tokenizer_path, checkpoint.folder / "README.md"]
+    if checkpoint.codec_inside:
+        _write_codec(checkpoint, folder)
+    else:
+        paths.append(checkpoint.mimi_path)
     if checkpoint.config.mimi_config_name is not None:
         paths.append(member(checkpoint.folder, checkpoint.config.mimi_config_name))
     for path in paths:
@@ -231,6 +254,16 @@ def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
             aside = folder / f".{path.name}.copy"
             shutil.copyfile(path, aside)
             aside.replace(folder / path.name)
+
+
+def _write_codec(checkpoint: Checkpoint, folder: Path) -> None:
+    """A codec out of the model's own file, as `kyutai/mimi` is published: transformers' names, every tensor as it was."""
+    prefix = "audio_encoder."
+    tensors = {n.removeprefix(prefix): t for n, t in open_tensors(checkpoint.lm_path).items() if n.startswith(prefix)}
+    units = [Unit((Entry(name, t.kind, t.shape),), lambda t=t: [t.read().data]) for name, t in tensors.items()]  # type: ignore[misc]
+    write(folder / CODEC, units, _key(checkpoint, "as stored", "transformers"))
+    raw = read_json(checkpoint.folder / "config.json")["audio_encoder_config"] | {"model_type": "mimi"}
+    write_text(folder / CODEC_CONFIG, json.dumps(raw, indent=2) + "\n")
 
 
 def _key(checkpoint: Checkpoint, precision: str, layout: str) -> str:

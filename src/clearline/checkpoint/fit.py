@@ -11,6 +11,7 @@ from clearline.checkpoint.names import (
     is_transformers_mimi,
     lm_name,
     lm_naming,
+    moshi_cpp_name,
     stacked_target,
     transformers_mimi_name,
 )
@@ -43,6 +44,8 @@ def lm_tensors(path: Path, tensors: Mapping[str, Lazy], cfg: LMConfig) -> dict[s
 def mimi_tensors(tensors: Mapping[str, Lazy], cfg: MimiConfig) -> dict[str, Lazy]:
     """The codec's tensors under Kyutai's names, each codebook as embedding_sum / max(cluster_usage, 1e-5)."""
     expected = mimi_weights(cfg)
+    if any(name.startswith("mimi.") for name in tensors):
+        tensors = _from_moshi_cpp(tensors, expected)
     prefix = "audio_encoder." if any(name.startswith("audio_encoder.") for name in tensors) else ""
     named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if is_transformers_mimi(named):
@@ -52,6 +55,18 @@ def mimi_tensors(tensors: Mapping[str, Lazy], cfg: MimiConfig) -> dict[str, Lazy
     named = {codebook_alias(name): tensor for name, tensor in named.items()}
     spread = {target: part for name, tensor in named.items() for target, part in _spread(name, tensor, expected)}
     return _codebooks(spread)
+
+
+def _from_moshi_cpp(tensors: Mapping[str, Lazy], expected: Shapes) -> dict[str, Lazy]:
+    """moshi.cpp's GGUF of the codec: long names hashed, biases of convolutions as columns, conv weights in F16."""
+    ours = {moshi_cpp_name(name): name for name in expected}
+    out: dict[str, Lazy] = {}
+    for found, tensor in tensors.items():
+        name = ours.get(found, found)
+        shape = expected.get(name, tensor.shape)
+        same = [n for n in shape if n > 1] == [n for n in tensor.shape if n > 1]
+        out[name] = tensor.reshaped(shape) if same and not tensor.quantised else tensor
+    return out
 
 
 def checked(path: Path, tensors: Mapping[str, Lazy], expected: Shapes) -> LazyWeights:

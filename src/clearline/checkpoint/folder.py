@@ -45,18 +45,23 @@ class Checkpoint:
     _hashes: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
+    def codec_inside(self) -> bool:
+        """Whether the codec lies in the language model's file, as transformers saves them."""
+        return self.mimi_path == self.lm_path
+
+    @property
     def lm_bytes(self) -> int:
         """Size of the language model's files; 0 where there are none."""
         return sum(path.stat().st_size for path in shards(self.lm_path)) if self.lm_path.is_file() else 0
 
     def lm_tensors(self) -> dict[str, Lazy]:
         """The language model's tensors under Kyutai's names, LoRA fused, not yet checked."""
-        tensors = fit.lm_tensors(self.lm_path, fold(self.lm_path, open_tensors(self.lm_path)), self.config.lm)
+        tensors = fit.lm_tensors(self.lm_path, fold(self.lm_path, open_tensors(self.lm_path)), self.config.stored_lm)
         lora = self.config.lora
         if lora is None:
             return tensors
         path = member(self.folder, lora.name)
-        update = fit.lm_tensors(path, open_tensors(path), self.config.lm)
+        update = fit.lm_tensors(path, open_tensors(path), self.config.stored_lm)
         return fit.with_lora(path, tensors, update, lora.scaling)
 
     def lm_weights(self, condition: str = BEST) -> LazyWeights:
@@ -69,7 +74,7 @@ class Checkpoint:
             tensors = early_end_as_padding(tensors)
         if self.config.conditioner is not None:
             tensors = conditioned(self.lm_path, tensors, self.config.conditioner, condition)
-        return LazyWeights(tensors)
+        return LazyWeights({name: tensors[name] for name in lm_weights(self.config.lm)})
 
     def stored_weights(self) -> LazyWeights:
         """The weights as they are stored, checked, a conditioner's own among them and nothing folded but a LoRA."""
@@ -80,7 +85,7 @@ class Checkpoint:
             name: t for name, t in tensors.items() if self.config.conditioner is not None and name.startswith(CONDITIONER_PREFIX)
         }
         rest = {name: tensor for name, tensor in tensors.items() if name not in own}
-        return LazyWeights(fit.checked(self.lm_path, rest, lm_weights(self.config.lm)).tensors | own)
+        return LazyWeights(fit.checked(self.lm_path, rest, lm_weights(self.config.stored_lm)).tensors | own)
 
     def mimi_weights(self) -> LazyWeights:
         tensors = fit.mimi_tensors(open_tensors(self.mimi_path), self.mimi_config)
@@ -120,11 +125,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if mimi is None:
         mimi = official_mimi()
         if config.mimi_config_name is not None:
-            mimi = parse_mimi(read_json(member(folder, config.mimi_config_name)))
+            raw = read_json(member(folder, config.mimi_config_name))
+            written = isinstance(raw, dict) and raw.get("model_type") == "mimi"
+            mimi = parse_transformers_mimi(raw) if written else parse_mimi(raw)
     _check_codebooks(config, mimi)
     lm_path = _choose(folder, config.moshi_name, _WEIGHTS, "model*.gguf", "language model weights (moshi_name)")
     inside = source == "transformers' config.json"
-    codecs = ("tokenizer-*.safetensors", "mimi*.safetensors")
+    codecs = ("tokenizer-*.safetensors", "mimi*.safetensors", "mimi*.gguf")
     mimi_path = lm_path if inside else _choose(folder, config.mimi_name, (), codecs, "codec weights (mimi_name)")
     tokenizer = _choose(folder, config.tokenizer_name, (), "tokenizer*.model", "text tokenizer (tokenizer_name)")
     return Checkpoint(folder, config, mimi, lm_path, mimi_path, tokenizer, source)

@@ -4,12 +4,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from clearline.checkpoint.safetensors import file_hash
 from clearline.errors import CheckpointError
 
 _NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+MODEL_CARDS = ("README.md", "MODEL_CARD.md")
 # Everything a model folder may need, and no pickles.
 _WANTED = ("*.json", "*.toml", "*.safetensors", "*.gguf", "*.model", "README.md", "LICENSE*")
 
@@ -73,12 +75,12 @@ def _download(repository: str, revision: str | None, wanted: list[str], by_hand:
 
 def licence_of(folder: Path) -> str | None:
     """The licence that a model card declares in its front matter."""
-    try:
-        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+    for name in MODEL_CARDS:
+        with suppress(OSError), (folder / name).open(encoding="utf-8", errors="replace") as file:
             match = re.search(r"^licen[sc]e:\s*(\S.*)$", file.read(1 << 14), re.MULTILINE)
-    except OSError:
-        return None
-    return match[1].strip() if match else None
+            if match:
+                return match[1].strip()
+    return None
 
 
 def _verify(folder: Path, notice: Callable[[str], None]) -> None:

@@ -10,17 +10,19 @@ from typing import Any
 from clearline.checkpoint import fit
 from clearline.checkpoint.files import open_tensors, shards
 from clearline.checkpoint.folder import Checkpoint, open_checkpoint, read_tokenizer
-from clearline.checkpoint.hub import licence_of
+from clearline.checkpoint.hub import MODEL_CARDS, licence_of
 from clearline.checkpoint.infer import configured, differences, inferred
 from clearline.checkpoint.lazy import Lazy
 from clearline.checkpoint.names import is_linear, lm_naming
 from clearline.checkpoint.quantised import fold
 from clearline.config import LMConfig
+from clearline.config.checkpoint import CheckpointConfig
 from clearline.config.kyutai import MOSHI_7B, parse_checkpoint
 from clearline.errors import ClearlineError
 from clearline.model import lm_weights, mimi_weights
 
 FRAME_SECONDS = 0.08
+KYUTAI = "Kyutai publishes its weights under CC-BY 4.0"
 # Bytes a weight takes in memory on the onnx backend: codes, and one float32 scale for 32 of them.
 BYTES_PER_WEIGHT = {"f32": 4.0, "q8": 1.125, "q4": 0.625}
 
@@ -51,10 +53,10 @@ def inspect(path: Path) -> Inspection:
         "model type": config.model_type,
         "configuration": checkpoint.source,
         "can be run": "yes" if not config.cannot_run else f"no: {'; '.join(config.cannot_run)}",
-        "streams": f"text, {config.lm.dep_q} codebooks generated, {config.lm.user_streams} of the user",
+        "streams": _streams(config),
         "delays": list(config.lm.delays),
         "context": f"{config.lm.transformer.context} frames ({config.lm.transformer.context * FRAME_SECONDS:g} s)",
-        "licence": _licence(path),
+        "licence": _licence(path, config.model_type),
     }
     if config.conditioners:
         out.facts["conditioners"] = list(config.conditioners)
@@ -100,7 +102,7 @@ def _inspect_file(path: Path) -> Inspection:
 
 
 def _look_at_weights(out: Inspection, checkpoint: Checkpoint) -> None:
-    cfg = checkpoint.config.lm
+    cfg = checkpoint.config.stored_lm
     wanted = configured(cfg)
     if not checkpoint.lm_path.is_file():
         out.missing.append(f"weights of the language model: {checkpoint.lm_path.name}")
@@ -180,7 +182,14 @@ def _cache_bytes(cfg: LMConfig, frames: int) -> int:
     return 2 * 4 * main.num_layers * main.num_kv_heads * main.head_dim * frames
 
 
-def _licence(folder: Path) -> str:
-    if not (folder / "README.md").is_file():
-        return "no model card here; Kyutai publishes its weights under CC-BY 4.0, check the source of yours"
+def _streams(config: CheckpointConfig) -> str:
+    line = f"text, {config.lm.dep_q} codebooks generated, {config.lm.user_streams} of the user"
+    more = config.stored_lm.dep_q - config.lm.dep_q
+    return line + (f"; {more} more depformer steps are stored, which predict the user and need not be run" if more else "")
+
+
+def _licence(folder: Path, model_type: str) -> str:
+    if not any((folder / name).is_file() for name in MODEL_CARDS):
+        publisher = "NVIDIA publishes PersonaPlex under its Open Model License" if model_type == "personaplex" else KYUTAI
+        return f"no model card here; {publisher}, check the source of yours"
     return licence_of(folder) or "the model card names none"

@@ -6,8 +6,8 @@ from typing import Literal
 from clearline.config import LMConfig
 from clearline.errors import ConfigError
 
-Layout = Literal["kyutai", "mlx", "candle"]
-LAYOUTS: tuple[Layout, ...] = ("kyutai", "mlx", "candle")
+Layout = Literal["kyutai", "mlx", "candle", "moshi.cpp"]
+LAYOUTS: tuple[Layout, ...] = ("kyutai", "mlx", "candle", "moshi.cpp")
 
 
 def file_names(cfg: LMConfig, shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -15,8 +15,9 @@ def file_names(cfg: LMConfig, shapes: Mapping[str, tuple[int, ...]], layout: Lay
 
     Raises ConfigError when the implementation has no place for something this model has.
     """
-    if layout == "kyutai":
-        yield from ((name, name, shape) for name, shape in shapes.items())
+    if layout in ("kyutai", "moshi.cpp"):
+        prefix = "lm." if layout == "moshi.cpp" else ""
+        yield from ((prefix + name, name, shape) for name, shape in shapes.items())
         return
     _check(cfg, layout)
     for name, shape in shapes.items():

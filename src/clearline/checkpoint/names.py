@@ -5,6 +5,7 @@ axis runs over depformer steps (`{}` in the name is the step).
 """
 
 import re
+import zlib
 from collections.abc import Collection
 from typing import Literal
 
@@ -145,6 +146,18 @@ _TRANSFORMERS_MIMI: list[tuple[str, str]] = [
     (_CODEBOOK + r"cluster_usage$", _CODEBOOK_OURS + "cluster_usage"),
     (_CODEBOOK + r"initialized$", _CODEBOOK_OURS + "_initialized"),
 ]
+
+
+def moshi_cpp_name(name: str) -> str:
+    """What a tensor of the codec is called in moshi.cpp's GGUF files.
+
+    ggml holds names of 63 bytes; a longer one becomes the low half of each byte of its CRC-32 and four zeros.
+    """
+    name = f"mimi.{name}"
+    if len(name) < 64:
+        return name
+    crc = zlib.crc32(name.encode())
+    return "".join("0123456789abcdef"[crc >> shift & 15] for shift in (0, 8, 16, 24)) + "0000"
 
 
 def is_transformers_mimi(names: Collection[str]) -> bool:

@@ -33,8 +33,8 @@ def fold(path: Path, tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
     for name in [name for name in tensors if name.endswith("_scb")]:
         target, scb = name.removesuffix("_scb"), out.pop(name)
         codes = out.get(target)
-        if codes is None or codes.kind != "I8" or scb.shape != codes.shape[:1]:
-            raise CheckpointError(f"{path}: {name} {list(scb.shape)} needs int8 codes in {target} with as many rows")
+        if codes is None or codes.kind != "I8" or len(codes.shape) != 2 or scb.shape != codes.shape[:1]:
+            raise CheckpointError(f"{path}: {name} {list(scb.shape)} needs a matrix of int8 codes in {target} with as many rows")
         out[target] = _rows(codes, scb)
     return out
 

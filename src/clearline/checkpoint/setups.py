@@ -1,5 +1,7 @@
 """What a name or a path on the command line of `clearline audit` stands for."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from clearline.checkpoint.files import open_tensors, read_json
@@ -17,12 +19,13 @@ from clearline.config.rust import BackendFiles, read_backend, read_toml
 from clearline.errors import ClearlineError, ConfigError
 
 
-def named_setup(spec: str) -> Setup:
+def named_setup(spec: str, locate: Callable[[str], Path] = model_path) -> Setup:
     """A column of an audit. `spec` is a model, a program, or MODEL@PROGRAM: the model as that program would use it.
 
     Models: a folder, a config.json, a moshi-core TOML, or a name such as `mlx:config_v0_1` or `v0_1_streaming(8)`. Programs:
     `mlx:local`, `rust:moshi-backend` and so on, or a moshi-backend JSON. A TOML or a name of moshi-core alone is used as
     moshi-cli would, MLX's names as moshi_mlx's run_inference would, anything else as Clearline does, which is PyTorch's way.
+    `locate` finds models that are neither paths nor known names.
     """
     model, _, runner = spec.rpartition("@") if "@" in spec and not Path(spec).exists() else (spec, "", "")
     chosen = program(runner) if runner else None
@@ -31,7 +34,7 @@ def named_setup(spec: str) -> Setup:
     alone = program(model)
     if alone is not None and not runner:
         return setup(model, alone, None)
-    path = model_path(model)
+    path = locate(model)
     if not path.exists():
         return _from_name(spec, model, chosen)
     if path.is_dir():
@@ -50,7 +53,7 @@ def _from_name(spec: str, model: str, chosen: Program | None) -> Setup:
         known = ", ".join((*PROGRAMS, *MODEL_NAMES))
         raise ConfigError(f"{model!r} is neither a file nor a folder, and no known name. Known names: {known}")
     room = found[0].partition(":")[0]
-    default = {"rust": "rust:moshi-cli", "mlx": "mlx:run_inference", "pytorch": "clearline"}[room]
+    default = {"rust": "rust:moshi-cli", "mlx": "mlx:run_inference", "nvidia": "nvidia:personaplex"}.get(room, "clearline")
     return setup(spec, chosen or PROGRAMS[default], found[1])
 
 
@@ -73,9 +76,12 @@ def _from_folder(spec: str, folder: Path, chosen: Program | None) -> Setup:
 def _from_checkpoint(spec: str, config: CheckpointConfig, chosen: Program | None, stored: str | None) -> Setup:
     lm: LMConfig = config.lm
     text: Sampling = config.generation.text
+    program = chosen or PROGRAMS["clearline"]
+    if chosen is None and config.model_type == "personaplex":
+        program = replace(program, preset="nvidia-personaplex")
     return setup(
-        spec, chosen or PROGRAMS["clearline"], lm, conditioners=config.conditioners, text=text, audio=config.generation.audio,
-        quantisation=stored,
+        spec, program, lm, conditioners=config.conditioners, text=text, audio=config.generation.audio, quantisation=stored,
+        dep_q=config.stored_lm.dep_q,
     )  # fmt: skip
 
 

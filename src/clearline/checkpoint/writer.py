@@ -1,9 +1,10 @@
-"""Writing a large safetensors file piece by piece: resumable after a kill, verified, and never seen half-written."""
+"""Writing a large safetensors or GGUF file piece by piece: resumable after a kill, verified, and never seen half-written."""
 
 import hashlib
 import json
 import math
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,24 +13,33 @@ from typing import IO
 
 import numpy as np
 
+from clearline.checkpoint.gguf_blocks import BLOCK, BLOCK_BYTES, TYPES
 from clearline.checkpoint.safetensors import DTYPES, file_hash
 from clearline.errors import CheckpointError
 
 _SYNC_BYTES = 64 << 20
 _BLOCK = 1 << 20
+GGUF_ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file to be: name, dtype as safetensors spells it, shape."""
+    """One tensor of a file to be: name, dtype as safetensors spells it or a GGUF block type, logical shape."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
 
     @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape of the array that is written: blocks are bytes, row by row."""
+        if self.dtype in BLOCK_BYTES:
+            return (self.shape[0], self.shape[1] // BLOCK * BLOCK_BYTES[self.dtype])
+        return self.shape
+
+    @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.stored) * (1 if self.dtype in BLOCK_BYTES else DTYPES[self.dtype].itemsize)
 
 
 @dataclass(frozen=True)
@@ -38,20 +48,27 @@ class Unit:
 
     entries: tuple[Entry, ...]
     make: Callable[[], Sequence[np.ndarray]]
+    alignment: int = 1
 
     @property
     def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self.entries)
+        """Bytes in the file, every entry filled up to the alignment."""
+        return sum(-(-entry.nbytes // self.alignment) * self.alignment for entry in self.entries)
 
 
-def write(path: Path, units: Sequence[Unit], key: str, on_progress: Callable[[int, int], None] = lambda done, total: None) -> str:
-    """Write the units into `path` and return the sha256 of the file.
+def write(
+    path: Path,
+    units: Sequence[Unit],
+    key: str,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
+    """Write the units into `path`, GGUF if that is its suffix, else safetensors; returns the sha256 of the file.
 
     What is done lies in PATH.part, with a journal beside it; called again with the same `key` after a kill, it goes on
     after the last piece whose bytes are still what the journal says. The finished file is read back and compared before it
     takes its name.
     """
-    header = _header(units)
+    header = gguf_header(units) if path.suffix == ".gguf" else safetensors_header(units)
     total = len(header) + sum(unit.nbytes for unit in units)
     part, journal = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.journal")
     digest = hashlib.sha256()
@@ -130,7 +147,25 @@ def _lock(file: IO[bytes]) -> bool:
         return True
 
 
-def _header(units: Sequence[Unit]) -> bytes:
+def gguf_header(units: Sequence[Unit]) -> bytes:
+    """Version 3: one word of metadata, then name, dimensions from the fastest, type and offset of every tensor."""
+    entries = [entry for unit in units for entry in unit.entries]
+    out = [b"GGUF", struct.pack("<IQQ", 3, len(entries), 1), _text("general.architecture"), struct.pack("<I", 8), _text("moshi")]
+    at = 0
+    for entry in entries:
+        shape = entry.shape
+        out += [_text(entry.name), struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))]
+        out.append(struct.pack("<IQ", TYPES[entry.dtype], at))
+        at += -(-entry.nbytes // GGUF_ALIGNMENT) * GGUF_ALIGNMENT
+    header = b"".join(out)
+    return header + bytes(-len(header) % GGUF_ALIGNMENT)
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def safetensors_header(units: Sequence[Unit]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for entry in (entry for unit in units for entry in unit.entries):
@@ -144,11 +179,12 @@ def _header(units: Sequence[Unit]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes(unit: Unit) -> Iterator[memoryview]:
+def _bytes(unit: Unit) -> Iterator[memoryview | bytes]:
     for entry, array in zip(unit.entries, unit.make(), strict=True):
-        if array.nbytes != entry.nbytes or array.shape != entry.shape:
-            raise CheckpointError(f"{entry.name}: made {array.dtype} {array.shape}, announced {entry.dtype} {entry.shape}")
+        if array.nbytes != entry.nbytes or array.shape != entry.stored:
+            raise CheckpointError(f"{entry.name}: made {array.dtype} {array.shape}, announced {entry.dtype} {entry.stored}")
         yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        yield bytes(-entry.nbytes % unit.alignment)
 
 
 def _put(file: IO[bytes], log: IO[str], digest: "hashlib._Hash", data: bytes) -> None:

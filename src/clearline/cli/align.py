@@ -21,7 +21,9 @@ def align(
     boundary: Annotated[
         str, typer.Option(help="codes_out, codes_in, or audio_tokens (whose best shift is minus the model's delay).")
     ] = "codes_out",
-    backend: BackendOption = "onnx",
+    backend: BackendOption = "auto",
+    text: Annotated[str | None, typer.Option(help="What is said, for the judge; by default the text of the trace.")] = None,
+    codes_only: Annotated[bool, typer.Option("--codes-only", help="Ask the codec alone; do not listen.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Move the acoustic codebooks by -2..+2 frames against the semantic one, decode and judge each.
@@ -31,6 +33,8 @@ def align(
     from clearline.app import load_codec
     from clearline.audio import wav_bytes, write_atomically
     from clearline.lab.align import align
+    from clearline.lab.judge import judge
+    from clearline.lab.judge.evidence import evidence
     from clearline.lab.source import open_source
 
     trace = open_source(source)
@@ -40,8 +44,11 @@ def align(
         raise ClearlineError(f"{source} has no {boundary}; it has {', '.join(trace.columns)}")
     codec = load_codec(model, backend=backend)
     codes = trace.frames(boundary).T
+    if text is None and boundary != "codes_in":
+        words = evidence(trace, model).words
+        text = " ".join(word.text for word in words) if words else None
     with RunProgress("align", show_text=False, quiet=json_output) as progress:
-        found = align(codec, codes, progress.frame)
+        found = align(codec, codes, progress.frame, text=text, listen=None if codes_only else judge)
     files: dict[int, str] = {}
     if output is not None:
         if output.exists() and not output.is_dir():
@@ -57,6 +64,8 @@ def align(
             "codes_back": list(version.consistency.per_codebook),
             "frames": version.consistency.frames,
             "p_against_best": version.p,
+            "garbled": None if version.judgement is None else version.judgement.garbled,
+            "heard": None if version.judgement is None else version.judgement.evidence,
             "wav": files.get(version.shift),
         }
         for version in found.versions
@@ -65,9 +74,14 @@ def align(
         report = {"source": source, "boundary": boundary, "shift": found.shift, "verdict": found.verdict, "versions": rows}
         typer.echo(json.dumps(report, indent=2).replace("NaN", "null"))
     else:
-        typer.echo("acoustic codebooks   semantic codes that come back   p against the best")
+        typer.echo("acoustic codebooks   semantic codes that come back   p against the best   garbled by ear")
         for row in rows:
             wav = f"   {row['wav']}" if row["wav"] else ""
-            typer.echo(f"{row['shift']:+d} frames {row['semantic_codes_back']:>25.0%} {row['p_against_best']:>26.1e}{wav}")
+            ear = "-" if row["garbled"] is None else f"{row['garbled']:.0%}"
+            shares = f"{row['semantic_codes_back']:>25.0%} {row['p_against_best']:>26.1e} {ear:>16}"
+            typer.echo(f"{row['shift']:+d} frames {shares}{wav}")
+        for line in found.versions[0].judgement.not_asked if found.versions[0].judgement else ():
+            if not line.startswith("codec"):
+                typer.echo(f"not asked: {line}")
         typer.echo(found.verdict)
     sys.exit(3 if found.shift is None else 0 if found.shift == 0 else 1)

@@ -13,18 +13,19 @@ def audit(
     setups: Annotated[
         list[str],
         typer.Argument(
-            help="A folder, config.json, moshi-core .toml, moshi-backend .json, a model name (v0_1_streaming(8), mlx:config_v0_1), "
-            "a program (mlx:local, rust:moshi-cli, rust:moshi-backend, pytorch:server), or MODEL@PROGRAM."
+            help="nano, a folder, config.json, moshi-core .toml, moshi-backend .json, a model name (v0_1_streaming(8), "
+            "mlx:config_v0_1), a program (mlx:local, rust:moshi-cli, rust:moshi-backend, pytorch:server), or MODEL@PROGRAM."
         ),
     ],
     everything: Annotated[bool, typer.Option("--all", help="Also the parameters that are the same.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Compare configurations: what garbles audio, what changes results, what is harmless, what is unknown."""
+    from clearline.app import model_folder
     from clearline.checkpoint.setups import named_setup
     from clearline.config.audit import another_model, audit
 
-    columns = [named_setup(spec) for spec in setups]
+    columns = [named_setup(spec, model_folder) for spec in setups]
     findings = audit(columns)
     if json_output:
         report = {

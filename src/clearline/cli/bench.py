@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clearline.cli.options import BackendOption, JsonOption, ModelOption, ThreadsOption
+from clearline.cli.options import BackendOption, CacheOption, DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
 from clearline.cli.progress import RunProgress
 
 
@@ -14,7 +14,10 @@ def bench(
     model: ModelOption = "nano",
     frames: Annotated[int, typer.Option(min=10, max=100_000, help="Frames to time, after a warm-up.")] = 100,
     quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
-    backend: BackendOption = "onnx",
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    cache: CacheOption = None,
     threads: ThreadsOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -24,7 +27,7 @@ def bench(
     from clearline.app import load
     from clearline.lab.bench import bench as measure
 
-    loaded = load(model, backend=backend, quantize=quantize, threads=threads)  # type: ignore[arg-type]
+    loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
     with RunProgress("bench", show_text=False, quiet=json_output) as progress:
         report = measure(loaded, frames, threads or os.cpu_count() or 1, progress.frame)
     if json_output:

@@ -1,15 +1,19 @@
 """`clearline chat`: a conversation in the terminal, with the machine's microphone or with a recording in real time."""
 
 import asyncio
+import os
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clearline.cli.meters import Meters
-from clearline.cli.options import BackendOption, ModelOption, ThreadsOption
+from clearline.cli.options import BackendOption, DeviceOption, DtypeOption, ModelOption, ThreadsOption
+from clearline.cli.progress import Steps
 from clearline.config import GenerationConfig
 from clearline.errors import ConfigError
 
@@ -17,9 +21,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from clearline.app import Model
-    from clearline.server.chat import Recorder
+    from clearline.server.chat import Moment, Recorder
     from clearline.server.devices import Devices
     from clearline.server.hub import Hub
+
+# Two seconds between two looks for an echo.
+ECHO_FRAMES = 25
 
 
 def chat(
@@ -34,7 +41,9 @@ def chat(
     tail: Annotated[
         float | None, typer.Option(min=0, max=3600, help="Seconds of silence after --input; else until it is quiet.")
     ] = None,
-    backend: BackendOption = "onnx",
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -62,7 +71,9 @@ def chat(
     recording = None if input is None else read_audio(input, 3600)
     if recording is None:
         sound_library()
-    loaded = load(model, backend=backend, quantize=quantize, threads=threads)  # type: ignore[arg-type]
+    with Steps("chat", quiet=False) as steps:
+        steps.step(f"loading {model}")
+        loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype)  # type: ignore[arg-type]
     config = loaded.generation(preset, seed=seed)
     recorder = Recorder()
     with Meters() as meters:
@@ -74,9 +85,11 @@ def chat(
                 _with_recording(loaded, config, recorder, meters, pcm, tail)
         except KeyboardInterrupt:
             meters.note("stopped")
-    if output is not None:
-        write_atomically(output, wav_bytes(recorder.pcm(), loaded.mimi.sample_rate))
-        typer.echo(f"wrote {output} ({len(recorder.pcm()) / loaded.mimi.sample_rate:.1f} s)", err=True)
+        finally:  # what has been said is kept, however it ended
+            reply = recorder.pcm()
+            if output is not None and reply.size:
+                write_atomically(output, wav_bytes(reply, loaded.mimi.sample_rate))
+                meters.note(f"wrote {output} ({len(reply) / loaded.mimi.sample_rate:.1f} s)")
 
 
 def _hub(loaded: "Model", config: GenerationConfig, meters: Meters) -> "Hub":
@@ -118,10 +131,10 @@ def _with_devices(
     async def talk() -> None:
         with Devices(hub.frame_size, hub.sample_rate, microphone, loudspeaker) as sound:
             meters.note("Wear headphones: from a loudspeaker the model hears itself. Enter mutes, Ctrl-C ends.")
-            threading.Thread(target=_mute_on_enter, args=(sound, meters), daemon=True).start()
+            threading.Thread(target=mute_on_enter, args=(sound, meters), daemon=True).start()
             if keep:
                 recorder.then = sound
-            await hold(hub, config, sound, recorder if keep else sound, meters.show)
+            await hold(hub, config, sound, recorder if keep else sound, echo_warning(sound, meters))
 
     try:
         asyncio.run(talk())
@@ -129,7 +142,26 @@ def _with_devices(
         hub.shut_down()
 
 
-def _mute_on_enter(sound: "Devices", meters: Meters) -> None:
-    for _ in sys.stdin:
-        sound.muted = not sound.muted
-        meters.muted = sound.muted
+def echo_warning(sound: "Devices", meters: Meters) -> Callable[["Moment"], None]:
+    """Shows every moment; looks for an echo every two seconds, and warns of the first."""
+    seen = 0
+    warned = False
+
+    def show(moment: "Moment") -> None:
+        nonlocal seen, warned
+        meters.show(moment)
+        seen += 1
+        if not warned and seen % ECHO_FRAMES == 0 and sound.echo():
+            warned = True
+            meters.note("warning: the microphone hears the loudspeaker, and the model answers to its own voice; wear headphones")
+
+    return show
+
+
+def mute_on_enter(sound: "Devices", meters: Meters) -> None:
+    """On a thread of its own. Reads the file descriptor: who waits in `sys.stdin` holds a lock that Python needs to end."""
+    with suppress(OSError, ValueError):  # no standard input
+        while keys := os.read(sys.stdin.fileno(), 1024):
+            for _ in range(keys.count(b"\n")):
+                sound.muted = not sound.muted
+                meters.muted = sound.muted

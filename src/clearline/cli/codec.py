@@ -24,7 +24,7 @@ def encode(
     output: OutputOption = Path("codes.safetensors"),
     model: CodecModel = "nano",
     codebooks: Annotated[int | None, typer.Option("--codebooks", "-k", help="How many codebooks; by default all.")] = None,
-    backend: BackendOption = "onnx",
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     max_minutes: MaxMinutes = 60.0,
     json_output: JsonOption = False,
@@ -56,7 +56,7 @@ def decode(
     input: Annotated[Path, typer.Argument(help="Codes [codebooks, frames] as .safetensors or .npy.")],
     output: OutputOption = Path("decoded.wav"),
     model: CodecModel = "nano",
-    backend: BackendOption = "onnx",
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     json_output: JsonOption = False,
 ) -> None:

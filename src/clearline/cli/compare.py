@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,36 +35,71 @@ def compare(
     ] = False,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference of numbers that is rounding.", min=0)] = 1e-4,
     frames: Annotated[int, typer.Option(help="How many frames of the input to run.", min=1)] = 250,
+    model_b: Annotated[
+        str | None, typer.Option("--model-b", help="B's model, when it is not A's: a converted or quantised copy, say.")
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Compare every layer of the last step too when nothing differs (run:, peer:moshi).")
+    ] = False,
+    backends: Annotated[
+        str | None, typer.Option("--backends", help="Run recording A on each of these, as onnx,torch,torch/bfloat16,numpy64.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the comparison as a page too, sound and pictures inside.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Compare two runs: the first divergence and its kind. Exit code 0: equal; 1: different; 2: cannot tell you."""
+    """Compare two runs: the first divergence and its kind. Exit code 0: equal, or equal but for rounding; 1: different;
+    3: cannot be told from what was recorded; 2: an error."""
     from clearline.app import load
     from clearline.config import preset as named_preset
     from clearline.lab.compare import compare_sides
     from clearline.lab.live import Live, is_live, open_side
 
     settings = None if preset is None else named_preset(preset)
+    if html is not None and (peers or backends is not None or html.suffix.lower() not in (".html", ".htm")):
+        raise ConfigError("--html names a .html file and takes two sides; for a peer, compare with peer:NAME")
     if peers:
         if b is not None or input is not None:
             raise ConfigError("--peers takes one recording and nothing else to compare")
-        _peers(Live(Path(a), model or "nano", settings, frames), tolerance, json_output)
+        _peers(Live(Path(a), model or "nano", settings, frames), tolerance, layers, json_output)
         return
+    if backends is not None:
+        if b is not None or input is not None:
+            raise ConfigError("--backends takes one recording and nothing else to compare")
+        from clearline.cli.compare_backends import compare_backends
+
+        compare_backends(backends, Live(Path(a), model or "nano", settings, frames), json_output)
     if b is None:
-        raise ConfigError("compare needs two sides, or --peers")
+        raise ConfigError("compare needs two sides, --peers, or --backends")
     live = None if input is None else Live(input, model or "nano", settings, frames)
-    sides = [open_side(name, live) for name in (a, b)]
+    if model_b is not None and not is_live(b):
+        raise ConfigError(f"--model-b is for a side that is run now (run:, peer:), not for {b}")
+    live_b = live if live is None or model_b is None else replace(live, model=model_b)
+    sides = [open_side(a, live), open_side(b, live_b)]
     judge = None
     if model is not None and not any(side.model is not None for side in sides) and not any(is_live(name) for name in (a, b)):
         judge = load(model)
-    found = compare_sides(sides[0], sides[1], tolerance, judge)
+    found = compare_sides(sides[0], sides[1], tolerance, judge, layers)
+    name_b = b if model_b is None else f"{b} of {model_b}"
+    if html is not None:
+        from clearline.lab.report import compare_report, write_report
+
+        shown_with = live.model if live is not None else model
+        write_report(html, compare_report(found, (a, sides[0].trace), (name_b, sides[1].trace), shown_with, tolerance))
+        typer.echo(f"wrote {html}", err=True)
     if json_output:
-        typer.echo(json.dumps(report(found, a, b), indent=2))
+        typer.echo(json.dumps(report(found, a, name_b), indent=2))
     else:
-        _print(found, a, b)
-    sys.exit(0 if found.equal else 1)
+        _print(found, a, name_b)
+    sys.exit(_code(found))
 
 
-def _peers(live: "Live", tolerance: float, json_output: bool) -> None:
+def _code(found: "Comparison") -> int:
+    return 0 if found.equal else 3 if found.kind == "undecided" else 1
+
+
+def _peers(live: "Live", tolerance: float, layers: bool, json_output: bool) -> None:
     from clearline.lab.adapters import PEERS, find_peers
     from clearline.lab.compare import compare_peer
 
@@ -75,7 +110,7 @@ def _peers(live: "Live", tolerance: float, json_output: bool) -> None:
     ran = []
     for name in names:
         try:
-            found = compare_peer(PEERS[name], live, tolerance)
+            found = compare_peer(PEERS[name], live, tolerance, layers)
         except ClearlineError as error:
             reports.append({"b": f"peer:{name}", "could_not_run": str(error)})
             if not json_output:
@@ -90,7 +125,7 @@ def _peers(live: "Live", tolerance: float, json_output: bool) -> None:
         typer.echo(json.dumps(reports, indent=2))
     if not ran:
         raise ClearlineError("no other implementation could run this model")
-    sys.exit(0 if all(found.equal for found in ran) else 1)
+    sys.exit(max((_code(found) for found in ran), key=(0, 3, 1).index))
 
 
 def report(found: "Comparison", a: str, b: str) -> dict[str, Any]:
@@ -111,6 +146,8 @@ def _print(found: "Comparison", a: str, b: str) -> None:
             typer.echo(f"  {boundary}: {finding}")
     if found.sound is not None and not found.equal:
         typer.echo(f"  pcm_out: {found.sound.finding}")
+    for layers in found.layers:
+        typer.echo(f"  {layers.finding}")
     if found.other_facts and not found.equal:
         typer.echo(f"  differing facts: {', '.join(found.other_facts)}")
     for side, errors in found.forced_error.items():

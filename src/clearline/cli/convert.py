@@ -16,7 +16,7 @@ def convert(
     model: Annotated[str, typer.Argument(help="nano, or a model folder of any format.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)],
     quantize: Annotated[str, typer.Option(help="q8, q4, bf16 or f32.")] = "q8",
-    names: Annotated[str, typer.Option(help="Whose tensor names: kyutai, mlx or candle.")] = "kyutai",
+    names: Annotated[str, typer.Option(help="Whose names and files: kyutai, mlx, candle or moshi.cpp.")] = "kyutai",
     json_output: JsonOption = False,
 ) -> None:
     """Convert a model. Interrupted, the same command goes on where it was; done before, it only checks the hash."""

@@ -40,6 +40,12 @@ class RunProgress:
         if self._print_text and self._begun:
             print(flush=True)
 
+    def prompt(self, done: int, total: int) -> None:
+        """A step of the system prompt is done; the clock starts after the last."""
+        if self._terminal:
+            self._bar.update(self._task, completed=done, total=total, count=f"{done}/{total} frames of the system prompt")
+        self._started = time.perf_counter()
+
     def frame(self, number: int, total: int | None, text: str = "") -> None:
         """Frame `number`, counted from 0, is done and added `text`; `total` is None while nobody knows it."""
         if not self._begun:
@@ -56,3 +62,48 @@ class RunProgress:
         speed = done * FRAME_SECONDS / max(time.perf_counter() - self._started, 1e-9)
         count = f"{done} frames" if total is None else f"{done}/{total} frames"
         self._bar.update(self._task, completed=done, total=total, count=count, speed=f"{speed:.1f}x real time")
+
+
+class Steps:
+    """Shows which of some named steps is going on; nothing when quiet or when standard error is not a terminal."""
+
+    def __init__(self, label: str, quiet: bool) -> None:
+        self._terminal = sys.stderr.isatty() and not quiet
+        self._bar = Progress(TextColumn(label), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> "Steps":
+        if self._terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._terminal:
+            self._bar.stop()
+
+    def step(self, name: str) -> None:
+        """`name` begins."""
+        self._bar.update(self._task, description=name)
+
+
+class Counted:
+    """A bar over things of which the number is known, with the newest one's name."""
+
+    def __init__(self, label: str, quiet: bool) -> None:
+        self._terminal = sys.stderr.isatty() and not quiet
+        columns = (TextColumn(label), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} {task.description}"))
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("", total=1)
+
+    def __enter__(self) -> "Counted":
+        if self._terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._terminal:
+            self._bar.stop()
+
+    def done(self, number: int, total: int, what: str) -> None:
+        """Thing `number`, counted from 0, of `total` is done."""
+        self._bar.update(self._task, completed=number + 1, total=total, description=what)

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearline.cli.options import BackendOption, JsonOption, MaxMinutes, ModelOption, OutputOption, ThreadsOption
+from clearline.cli.options import (
+    BackendOption,
+    CacheOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxMinutes,
+    ModelOption,
+    OutputOption,
+    ThreadsOption,
+)
 from clearline.cli.progress import RunProgress
 from clearline.config import GenerationConfig, Sampling
 from clearline.config import preset as named_preset
 from clearline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from clearline.generate.persona import Persona
     from clearline.generate.result import Result
 
 HASHES = ("input", "output", "weights", "codec_weights", "config")
@@ -28,7 +39,10 @@ def run(
     model: ModelOption = "nano",
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling noise; 299792458 unless the preset has its own.")] = None,
     preset: Annotated[str | None, typer.Option(help="Settings of an official program; `clearline presets` lists them.")] = None,
-    backend: BackendOption = "onnx",
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    cache: CacheOption = None,
     threads: ThreadsOption = None,
     quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature of the audio tokens; 0 is greedy.")] = None,
@@ -41,6 +55,15 @@ def run(
     text_min_p: Annotated[float | None, typer.Option(help="Drop text tokens below this share of the likeliest.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Divide the logits of recent text tokens; 1 is off.")] = None,
     padding_bonus: Annotated[float | None, typer.Option(help="Added to the padding token's log-probability: more silence.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Hibiki: how far beyond its best condition to go, away from its worst; 1 is off.")
+    ] = None,
+    voice_prompt: Annotated[
+        Path | None, typer.Option(help="PersonaPlex: a recording of the voice to speak with, or one of NVIDIA's as .safetensors.")
+    ] = None,
+    text_prompt: Annotated[
+        str | None, typer.Option(help="PersonaPlex: the role to play; NVIDIA's teacher unless given, '' for none.")
+    ] = None,
     tail: Annotated[
         float | None, typer.Option(help="Seconds of silence after the input; by default until the model has been quiet for 2 s.")
     ] = None,
@@ -53,7 +76,7 @@ def run(
     """Run a recording through the model: writes the spoken reply, prints its text as it is said."""
     from clearline.app import load
     from clearline.audio import read_audio, wav_bytes, write_atomically
-    from clearline.trace import LOGITS, PCM, TOKENS, FileRecorder
+    from clearline.trace import CLOCK, LOGITS, PCM, TOKENS, FileRecorder
 
     audio = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     text = {
@@ -62,22 +85,24 @@ def run(
     }  # fmt: skip
     # Everything that can be wrong is looked at before the weights are read, which takes a while for a large model.
     _check_targets(input, output, trace)
-    _settings(GenerationConfig() if preset is None else named_preset(preset), seed, text, audio)
+    _settings(GenerationConfig() if preset is None else named_preset(preset), seed, text, audio, guidance)
+    persona = _persona(voice_prompt, text_prompt)
     recording = read_audio(input, max_minutes * 60)
     digest = hashlib.sha256(input.read_bytes()).hexdigest()
-    loaded = load(model, backend=backend, quantize=quantize, threads=threads)  # type: ignore[arg-type]
-    config = _settings(loaded.generation(preset), seed, text, audio)
-    boundaries = TOKENS | (LOGITS if trace_logits else frozenset()) | (PCM if trace_pcm else frozenset())
+    loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
+    config = _settings(loaded.generation(preset), seed, text, audio, guidance)
+    speaks = loaded.config.dep_q > 0
+    boundaries = TOKENS | CLOCK | (LOGITS if trace_logits else frozenset()) | (PCM if trace_pcm else frozenset())
     with nullcontext() if trace is None else FileRecorder(trace, boundaries) as recorder:
-        with RunProgress(f"{loaded.backend.name}", show_text=not json_output, quiet=json_output) as progress:
+        with RunProgress(f"{loaded.backend.name}", show_text=speaks and not json_output, quiet=json_output) as progress:
             result = loaded.run(
                 recording.samples, recording.rate, config, tail=tail, recorder=recorder, input_hash=digest,
                 on_frame=lambda frame, number, total: progress.frame(number, total, frame.text),
+                on_prompt=progress.prompt, persona=persona,
             )  # fmt: skip
-        speaks = loaded.config.dep_q > 0
         wav = wav_bytes(result.pcm, result.sample_rate) if speaks else b""
         facts = result.facts | {"output": hashlib.sha256(wav).hexdigest() if speaks else None}
-        if preset is not None and config == _settings(named_preset(preset), seed, {}, {}):
+        if preset is not None and config == _settings(named_preset(preset), seed, {}, {}, None):
             facts["preset"] = preset  # some presets are the same settings under two names
         if speaks:
             write_atomically(output, wav)
@@ -87,6 +112,14 @@ def run(
         typer.echo(json.dumps(_report(result, facts, output if speaks else None), indent=2))
     else:
         _summary(result, output if speaks else None)
+    if loaded.checkpoint.config.model_type == "hibiki" and tail is None and not result.ended:
+        typer.echo("warning: the model had not said the end of its text when the time for it was over", err=True)
+
+
+def _persona(voice: Path | None, text: str | None) -> "Persona | None":
+    from clearline.generate.persona import DEFAULT_TEXT, Persona
+
+    return None if voice is None and text is None else Persona(DEFAULT_TEXT if text is None else text, voice)
 
 
 def _check_targets(input: Path, output: Path, trace: Path | None) -> None:
@@ -105,11 +138,19 @@ def _check_targets(input: Path, output: Path, trace: Path | None) -> None:
 
 
 def _settings(
-    base: GenerationConfig, seed: int | None, text: dict[str, float | None], audio: dict[str, float | None]
+    base: GenerationConfig,
+    seed: int | None,
+    text: dict[str, float | None],
+    audio: dict[str, float | None],
+    guidance: float | None,
 ) -> GenerationConfig:
     return replace(
-        base, text=_changed(base.text, text), audio=_changed(base.audio, audio), seed=base.seed if seed is None else seed
-    )  # fmt: skip
+        base,
+        text=_changed(base.text, text),
+        audio=_changed(base.audio, audio),
+        seed=base.seed if seed is None else seed,
+        guidance=base.guidance if guidance is None else guidance,
+    )
 
 
 def _changed(sampling: Sampling, values: dict[str, float | None]) -> Sampling:
@@ -126,6 +167,7 @@ def _report(result: "Result", facts: dict[str, Any], output: Path | None) -> dic
         "input_seconds": round(result.audio_seconds, 3),
         "output_seconds": round(len(result.pcm) / result.sample_rate, 3),
         "clipped_samples": result.clipped,
+        "end_of_text": result.ended,
         "run_seconds": round(result.seconds, 3),
         "speed": round(result.speed, 2),
         "hashes": {name: facts[name] for name in HASHES},
@@ -134,7 +176,9 @@ def _report(result: "Result", facts: dict[str, Any], output: Path | None) -> dic
 
 
 def _summary(result: "Result", output: Path | None) -> None:
-    if sys.stderr.isatty() and sys.stdout.isatty():
+    if output is None:
+        typer.echo("\n".join(f"{word.start:8.2f} {word.end:8.2f}  {word.text}" for word in result.words))
+    elif sys.stderr.isatty() and sys.stdout.isatty():
         typer.echo(result.text)  # the live display has vanished
     wrote = "this model writes text only" if output is None else f"wrote {output} ({len(result.pcm) / result.sample_rate:.1f} s)"
     typer.echo(f"{wrote}, {result.speed:.1f}x real time, seed {result.facts['seed']}", err=True)

@@ -31,7 +31,7 @@ def trials(
     ] = None,
     min_words: Annotated[int, typer.Option(help="Words a run must say to succeed.", min=0)] = 3,
     at_least: Annotated[float | None, typer.Option(help="Exit with 1 when the success rate is lower.", min=0, max=1)] = None,
-    backend: BackendOption = "onnx",
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     max_minutes: MaxMinutes = 60.0,
     json_output: JsonOption = False,

@@ -118,9 +118,12 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 def setup(
     name: str, program: Program, given: LMConfig | None, *, conditioners: Sequence[str] = (), backend: BackendFiles | None = None,
-    text: Sampling | None = None, audio: Sampling | None = None, quantisation: str | None = None,
+    text: Sampling | None = None, audio: Sampling | None = None, quantisation: str | None = None, dep_q: int | None = None,
 ) -> Setup:  # fmt: skip
-    """What `program` does with the model it is given (None: its own). `text` and `audio`: sampling the checkpoint asks for."""
+    """What `program` does with the model it is given (None: its own). `text` and `audio`: sampling the checkpoint asks for.
+
+    `dep_q`: codebooks that the stored depformer predicts, where they are more than are spoken.
+    """
     cfg, note = model_used(program, given)
     generation, notes = program.generation, [note] if note else []
     delay = generation.acoustic_delay
@@ -160,6 +163,7 @@ def setup(
             f"{stream}_top_k": sampling.top_k or "none",
             f"{stream}_top_p": sampling.top_p or "none",
         }
+    values["dep_q"] = dep_q or program.dep_q or cfg.dep_q
     values |= {"repetition_penalty": text.repetition_penalty, "padding_bonus": text.padding_bonus}
     return Setup(name, values, tuple(notes))
 

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from clearline.config.checkpoint import BEST, CONDITIONER, WORST, CheckpointConfig, LoraConfig, LutConditioner
+from clearline.config.checkpoint import (
+    BEST,
+    CONDITIONER,
+    WORST,
+    CheckpointConfig,
+    LoraConfig,
+    LutConditioner,
+    own_codebooks,
+)
 from clearline.config.keys import Keys
 from clearline.config.lm import DepformerConfig, LMConfig
 from clearline.config.mimi import MimiConfig
-from clearline.config.presets import GenerationConfig
+from clearline.config.presets import PERSONAPLEX_ALIGNMENT, GenerationConfig
 from clearline.config.sampling import Sampling
 from clearline.config.transformer import Activation, Norm, Position, TransformerConfig, gated_hidden
 from clearline.errors import ConfigError
@@ -25,7 +33,10 @@ MOSHI_7B: dict[str, Any] = {
     "depformer_weights_per_step": True, "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
 }  # fmt: skip
 
-_RUNNABLE = ("moshi", "stt", "hibiki")
+# The released PersonaPlex' config.json holds nothing but its type: the rest is in NVIDIA's loader, as here.
+_PERSONAPLEX_7B: dict[str, Any] = MOSHI_7B | {"dep_q": 16}
+
+_RUNNABLE = ("moshi", "stt", "hibiki", "personaplex")
 # Keys that make a model another one, and what stands in their way.
 _UNSUPPORTED = {
     "demux_second_text_stream": "two text streams in one (demux)",
@@ -36,6 +47,8 @@ _UNSUPPORTED = {
 
 def parse_checkpoint(raw: Mapping[str, Any]) -> CheckpointConfig:
     """Read a whole config.json. Raises ConfigError naming the key for anything missing, unknown or malformed."""
+    if isinstance(raw, Mapping) and raw.get("model_type") == "personaplex" and "dim" not in raw:
+        raw = _PERSONAPLEX_7B | dict(raw)
     keys = Keys(raw, "config.json")
     model_type = keys.text("model_type", "moshi")
     problems = [] if model_type in _RUNNABLE else [f"model_type {model_type!r}; this version runs {', '.join(_RUNNABLE)}"]
@@ -51,7 +64,7 @@ def parse_checkpoint(raw: Mapping[str, Any]) -> CheckpointConfig:
     stt = keys.section("stt_config", {})
     prefix, delay = stt.number("audio_silence_prefix_seconds", 0.0, high=3600), stt.number("audio_delay_seconds", 0.0, high=3600)
     # `quantize` says that linears hold bitsandbytes codes: the tensors say so themselves.
-    keys.ignore("model_id", "tts_config", "quantize")
+    keys.ignore("model_id", "tts_config", "quantize", "version")
     try:
         lm = _lm(keys)
     except ConfigError as error:
@@ -59,8 +72,12 @@ def parse_checkpoint(raw: Mapping[str, Any]) -> CheckpointConfig:
             raise
         raise ConfigError(f"config.json: this version cannot run {problems[0]}; nor can it read the network: {error}") from error
     named = {name: value for name, value in files.items() if value is not None}
+    file_lm = None
+    if model_type == "personaplex":
+        generation = replace(generation, **PERSONAPLEX_ALIGNMENT)
+        file_lm, lm = lm, own_codebooks(lm)
     return CheckpointConfig(
-        lm, model_type, generation=generation, stt_prefix_seconds=prefix, stt_delay_seconds=delay, lora=lora,
+        lm, model_type, generation=generation, file_lm=file_lm, stt_prefix_seconds=prefix, stt_delay_seconds=delay, lora=lora,
         conditioners=tuple(conditioners), conditioner=lut, cannot_run=tuple(problems), **named,
     )  # fmt: skip
 

@@ -42,6 +42,7 @@ _MODELS: dict[str, Callable[[], LMConfig]] = {
     "mlx:config_v0_1": lambda: moshi(4096, 32, 32, text=32000, n_q=16, dep_q=8, delays=_two(8, 1)),
     "mlx:config1b_202412": lambda: _hibiki_1b(8),
     "mlx:config1b_202412_16rvq": lambda: _hibiki_1b(16),
+    "nvidia:personaplex_7b_v1": lambda: moshi(4096, 32, 32, text=32000, n_q=16, dep_q=8, delays=_two(8, 1)),
     "rust:v0_1": lambda: _rust_v0_1(8, 8),
     "rust:v0_1_streaming": lambda: _rust_v0_1(16, 8),
     "rust:v0_1_asr": lambda: _rust_v0_1(8, 0),
@@ -69,14 +70,14 @@ MODEL_NAMES = tuple(_MODELS)
 
 
 def named_model(name: str) -> tuple[str, LMConfig] | None:
-    """The full name and the configuration called `name`, with or without "mlx:", "rust:", "pytorch:"; None when unknown.
+    """The full name and the configuration called `name`, with or without "mlx:" and the like; None when unknown.
 
     `v0_1_streaming(8)` may carry its argument. Raises ConfigError for a known name that cannot be described here.
     """
-    match = re.fullmatch(r"(?:(pytorch|mlx|rust):)?(\w+)(?:\((\d+)\))?", name)
+    match = re.fullmatch(r"(?:(pytorch|mlx|rust|nvidia):)?(\w+)(?:\((\d+)\))?", name)
     if match is None:
         return None
-    rooms = [match[1]] if match[1] else ["rust", "mlx", "pytorch"]
+    rooms = [match[1]] if match[1] else ["rust", "mlx", "pytorch", "nvidia"]
     for full in (f"{room}:{match[2]}" for room in rooms):
         if full in _OTHERS:
             raise ConfigError(f"{full} describes a model with {_OTHERS[full]}, which this version does not know")

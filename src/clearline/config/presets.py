@@ -2,10 +2,11 @@
 
 Sources, read in kyutai-labs/moshi: PyTorch `server.py`, `run_inference.py` and `LMGen`; MLX `local.py`,
 `local_web.py`, `run_inference.py` and `LmGen`; Rust `moshi-cli/src/gen.rs`, `moshi-backend/src/stream_both.rs`.
+And in NVIDIA/personaplex: `lm.py`, `offline.py`.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from clearline.config.sampling import Sampling
 from clearline.errors import ConfigError
@@ -62,6 +63,9 @@ _RUST = GenerationConfig(
     text=_TOP_K, audio=_TOP_K, user_offset=1, first_frame="once", early_text=True, acoustic_delay=2, pad_early_acoustic=True
 )
 
+# NVIDIA's LMGen writes the user's frame into the column that the model is about to sample, and reads it one step later.
+PERSONAPLEX_ALIGNMENT: dict[str, Any] = {"user_offset": 1, "first_frame": "once"}
+
 PRESETS: dict[str, GenerationConfig] = {
     "kyutai-pytorch": _PYTORCH,
     "kyutai-pytorch-run": replace(_PYTORCH, seed=4242),
@@ -70,6 +74,7 @@ PRESETS: dict[str, GenerationConfig] = {
     "kyutai-mlx-run": replace(_MLX, text=Sampling(temperature=0.8, top_k=25), audio=_TOP_K),
     "kyutai-rust-cli": _RUST,
     "kyutai-rust-backend": _RUST,
+    "nvidia-personaplex": replace(_PYTORCH, **PERSONAPLEX_ALIGNMENT),
     "greedy": replace(_PYTORCH, text=Sampling.greedy(), audio=Sampling.greedy()),
 }
 

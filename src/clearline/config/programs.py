@@ -2,6 +2,7 @@
 
 Read in kyutai-labs/moshi (e6a55d2): PyTorch `server.py` and `run_inference.py`; MLX `local.py`, `local_web.py`,
 `run_inference.py`; Rust `moshi-cli/src/gen.rs`, `moshi-backend/src/{standalone,stream_both}.rs`; `mimi-pyo3/src/lib.rs`.
+And in NVIDIA/personaplex (3428dfd): `loaders.py`, `lm.py`, `offline.py`, `server.py`.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ class Program:
 
     `mimi` says how many of the codec's codebooks it loads and what it does with them; `seed` None: drawn anew each time.
     `max_frames` None: no end. `window` is how many keys a query of the temporal transformer sees beyond the context.
+    `dep_q`: codebooks its depformer predicts, where they are more than it speaks.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Program:
     window: int = 0
     numbers: str = "bfloat16"
     uses_checkpoint_sampling: bool = False
+    dep_q: int | None = None
 
     @property
     def generation(self) -> GenerationConfig:
@@ -96,6 +99,11 @@ _ALL = (
         "rust:moshi-backend", "kyutai-rust-backend", own_model="rust:v0_1_streaming(8)", mimi_codebooks=lambda cfg: 8,
         mimi_slicing="none: 8 are loaded", seed=None, warm_up=_WARM_UP_123, max_frames=4500,
         numbers="bfloat16 on CUDA, else float32",
+    ),
+    # Both of NVIDIA's programs; their attention loses the oldest key of a full ring.
+    Program(
+        "nvidia:personaplex", "nvidia-personaplex", own_model="nvidia:personaplex_7b_v1", mimi_codebooks=lambda cfg: 8,
+        mimi_slicing="none: 8 are loaded", seed=None, warm_up="4 frames of silence", window=-1, dep_q=16,
     ),
 )  # fmt: skip
 PROGRAMS = {program.name: program for program in _ALL}

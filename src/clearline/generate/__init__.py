@@ -2,8 +2,9 @@
 
 from clearline.generate.codec import Codec, CodecStream
 from clearline.generate.generator import Generator, LMFrame
+from clearline.generate.persona import Persona
 from clearline.generate.programs import LMPrograms
 from clearline.generate.result import Result
 from clearline.generate.session import Batch, Frame, Session
 
-__all__ = ["Batch", "Codec", "CodecStream", "Frame", "Generator", "LMFrame", "LMPrograms", "Result", "Session"]
+__all__ = ["Batch", "Codec", "CodecStream", "Frame", "Generator", "LMFrame", "LMPrograms", "Persona", "Result", "Session"]

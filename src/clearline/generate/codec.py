@@ -25,7 +25,7 @@ class Codec:
 
     def __init__(self, cfg: MimiConfig, backend: Backend, weights: Mapping[str, Weight]) -> None:
         self.cfg = cfg
-        self._backend = backend
+        self.backend = backend
         self.weights = weights
         self._programs: dict[tuple[Kind, int, Window], Program] = {}
 
@@ -42,15 +42,16 @@ class Codec:
         """The compiled step, made at first use."""
         key = (kind, self.checked_codebooks(num_codebooks), window)
         if key not in self._programs:
-            part = self._part(*key)
-            self._programs[key] = self._backend.compile(part.step, self.weights, part.state(1), part.inputs(1))
+            part = self.part(*key)
+            self._programs[key] = self.backend.compile(part.step, self.weights, part.state(1), part.inputs(1))
         return self._programs[key]
 
     def state(self, kind: Kind, window: Window) -> dict[str, Leaf]:
         """Fresh streaming state; it does not depend on the number of codebooks."""
-        return self._backend.state(self._part(kind, 1, window).state(1))
+        return self.backend.state(self.part(kind, 1, window).state(1))
 
-    def _part(self, kind: Kind, num_codebooks: int, window: Window) -> MimiEncoder | MimiDecoder:
+    def part(self, kind: Kind, num_codebooks: int, window: Window) -> MimiEncoder | MimiDecoder:
+        """The half of the model that a program runs."""
         cfg = self.cfg
         if window == "sliding" and cfg.transformer is not None:
             cfg = replace(cfg, transformer=replace(cfg.transformer, sliding=True))

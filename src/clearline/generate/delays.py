@@ -34,12 +34,34 @@ class TokenGrid:
         self.max_delay = int(self._delays.max())
         self._columns = self.max_delay + 2 + user_offset
         self._tokens = np.full((cfg.streams, self._columns), UNGENERATED)
+        self._prompted = np.full((cfg.streams, self._columns), UNGENERATED)
         self.step = 0
 
     def write_user(self, codes: np.ndarray) -> None:
         """The user's codes [n_user] of this frame."""
         columns = (self.step + self._delays[self._user] + self._user_offset) % self._columns
         self._tokens[self._user, columns] = codes
+
+    def prompt_own(self, tokens: np.ndarray) -> None:
+        """One aligned row [1 + dep_q] that the model is to say from this step on, each stream at its delay."""
+        own = np.arange(self._own)
+        self._prompted[own, (self.step + 1 + self._delays[own]) % self._columns] = tokens
+
+    def prompted(self) -> np.ndarray:
+        """What a prompt says at this step [1 + dep_q], UNGENERATED where it says nothing; it is forgotten after this."""
+        column = (self.step + 1) % self._columns
+        tokens = self._prompted[: self._own, column].copy()
+        self._prompted[:, column] = UNGENERATED
+        return tokens
+
+    def jump(self, steps: int, tokens: np.ndarray) -> None:
+        """Go `steps` on; `tokens` [streams, 1 + max_delay] are those of the step that comes then and of the ones after it."""
+        self.step += steps
+        for i in range(1 + self.max_delay):
+            column = (self.step + i) % self._columns
+            there = self._delays >= i
+            self._tokens[there, column] = tokens[there, i]
+            self._prompted[there, column] = tokens[there, i] if i else UNGENERATED
 
     def row(self) -> np.ndarray:
         """The row int64 [1 + n_q] to feed at this step."""

@@ -7,8 +7,7 @@ import numpy as np
 from clearline.config.checkpoint import CheckpointConfig
 from clearline.errors import ConfigError
 from clearline.generate.session import Frame, silent_tokens
-
-END_OF_TEXT = 2
+from clearline.generate.text import END_OF_TEXT
 
 # After the input ends, silence is fed until the model has said nothing for this long, and never longer than the limit.
 QUIET_SECONDS = 2.0

@@ -1,14 +1,15 @@
 """The language model as a stream: user codes of one frame in, text token and audio tokens of one step out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from clearline.config import GenerationConfig
-from clearline.config.lm import UNGENERATED, ZERO_TOKEN
+from clearline.config.lm import UNGENERATED, ZERO_TOKEN, LMConfig
 from clearline.errors import SessionError
 from clearline.generate.delays import TokenGrid, effective_delays
+from clearline.generate.guess import run_whole
 from clearline.generate.noise import Noise
 from clearline.generate.programs import LMPrograms
 from clearline.generate.sampler import sample
@@ -52,70 +53,107 @@ class Generator:
         self._state = programs.temporal_state()
         self._depth_state = programs.depth_state()
         self._spoken: list[int] = []
+        self._whole = programs.whole(config.text, config.audio) if guide is None else None
 
     @property
     def max_delay(self) -> int:
         return self._grid.max_delay
 
     def step(
-        self, user_codes: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None
+        self,
+        user_codes: np.ndarray,
+        force_text: int | None = None,
+        force_audio: Sequence[int] | np.ndarray | None = None,
+        prompt: np.ndarray | None = None,
     ) -> LMFrame:
         """One 80 ms step.
 
         user_codes: int [n_user] or more (a codec with more codebooks: the first n_user are used); -1 means no input.
         force_text, force_audio [dep_q]: teacher forcing; -2 in place of a token means "sample this one".
-        Raises SessionError for a wrong shape or a token out of range.
+        prompt: text and audio tokens int [1 + dep_q] of one frame, which the model says from this step on, each stream at
+        its delay. Raises SessionError for a wrong shape or a token out of range.
         """
         cfg = self._cfg
         text, forced = self.checked_force(force_text, force_audio)
-        self._grid.write_user(self._checked(user_codes, cfg.user_streams, cfg.card, "user codes"))
+        if prompt is not None:
+            said = [checked_tokens(prompt[:1], 1, cfg.text_card, "prompt"), checked_tokens(prompt[1:], cfg.dep_q, cfg.card, "prompt")]
+            self._grid.prompt_own(np.concatenate(said))
+        prompted = self._grid.prompted()
+        if text == UNGENERATED:
+            text = int(prompted[0])
+        if forced is None and (prompted[1:] != UNGENERATED).any():
+            forced = prompted[1:]
+        self._grid.write_user(checked_tokens(user_codes, cfg.user_streams, cfg.card, "user codes"))
         frame = self._grid.step
         row = self._grid.row()
-        out = self._programs.temporal.run(self._state, {"row": row[None]})
+        tokens = self._given_audio(frame, forced)
+        out = self._transformers(frame, row, text, tokens)
         hidden, text_logits = out["hidden"][0], out["text_logits"][0]
         if self._guide is not None:
             text_logits = self._guide.text(row, text_logits)
         if text == UNGENERATED:
             text = sample(text_logits, self._config.text, self._noise, frame, 0, cfg.text_padding, self._spoken)
-        self._remember(text)
-        audio_logits, audio = self._depth(frame, out["hidden"], text, forced)
+        if prompt is None:
+            self._remember(text)
+        audio_logits, audio = self._depth(frame, out, text, tokens)
         self._grid.write_own(text, np.zeros(0, np.int64) if audio is None else audio)
-        heads = [_softmax(out[f"extra_heads.{k}"][0]) for k in range(cfg.extra_heads)]
+        heads = [softmax(out[f"extra_heads.{k}"][0]) for k in range(cfg.extra_heads)]
         return LMFrame(
             frame, row, hidden, text_logits, text, audio_logits, audio, self._grid.read(), np.stack(heads) if heads else None
         )
+
+    def replay(self, embeddings: np.ndarray, tokens: np.ndarray, on_step: Callable[[], None] = lambda: None) -> None:
+        """Steps whose inputs are given as sums of embeddings, float [steps, dim], and then the tokens that end them.
+
+        tokens int [streams, 1 + max_delay]: those of the step after the last one, and of the steps that its delays reach.
+        """
+        for embedding in embeddings:
+            self._programs.embedded.run(self._state, {"embedding": embedding[None]})
+            on_step()
+        self._grid.jump(len(embeddings), tokens)
 
     def checked_force(
         self, force_text: int | None, force_audio: Sequence[int] | np.ndarray | None
     ) -> tuple[int, np.ndarray | None]:
         """Forced tokens of a step, looked at before anything changes: a refused step has not happened."""
+        return checked_force(self._cfg, force_text, force_audio)
+
+    def _given_audio(self, frame: int, force: np.ndarray | None) -> np.ndarray:
+        """The audio tokens [dep_q] of a step that nobody has to draw, UNGENERATED for the others."""
         cfg = self._cfg
-        text = UNGENERATED if force_text is None else int(self._checked([force_text], 1, cfg.text_card, "forced text")[0])
-        audio = None if force_audio is None else self._checked(force_audio, cfg.dep_q, cfg.card, "forced audio")
-        return text, audio
+        if force is None and self._config.pad_early_acoustic and cfg.dep_q:
+            early = frame < np.asarray(self._delays[1 : cfg.dep_q + 1])
+            return np.where(early, cfg.card, UNGENERATED)
+        return np.full(cfg.dep_q, UNGENERATED) if force is None else force
+
+    def _transformers(self, frame: int, row: np.ndarray, text: int, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """The temporal step's outputs; with it a guess at the depformer's, where the backend can make one."""
+        if self._whole is None or (tokens != UNGENERATED).all():
+            return self._programs.temporal.run(self._state, {"row": row[None]})
+        how, forced = (self._config.text, self._config.audio), np.append(text, tokens)
+        return run_whole(self._whole, how, self._state, self._depth_state, row, forced, self._noise, frame, self._cfg)
 
     def _depth(
-        self, frame: int, hidden: np.ndarray, text: int, force: np.ndarray | None
+        self, frame: int, out: dict[str, np.ndarray], text: int, given: np.ndarray
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         cfg = self._cfg
         if cfg.dep_q == 0:
             return None, None
-        tokens = np.full(cfg.dep_q, UNGENERATED)
-        if force is not None:
-            tokens = force
-        elif self._config.pad_early_acoustic:
-            early = frame < np.asarray(self._delays[1 : cfg.dep_q + 1])
-            tokens = np.where(early, cfg.card, tokens)
+        tokens, hidden = given.copy(), out["hidden"]
         logits = np.full((cfg.dep_q, cfg.card), np.nan, hidden.dtype)
         if (tokens != UNGENERATED).all():
             return logits, tokens
-        self._depth_state["position"] = np.zeros(1, np.int64)
         if self._guide is not None:
             self._guide.begin_depth()
-        previous = text
+        previous, guess = text, out.get("guess")
         for k, program in enumerate(self._programs.depth):
             token = np.array([previous])
-            logits[k] = program.run(self._depth_state, {"hidden": hidden, "token": token})["logits"][0]
+            if guess is not None and previous == guess[k]:
+                logits[k] = out["audio_logits"][k]
+            else:
+                guess = None  # whatever was guessed after a wrong token is wrong
+                self._depth_state["position"] = np.full(1, k)
+                logits[k] = program.run(self._depth_state, {"hidden": hidden, "token": token})["logits"][0]
             if self._guide is not None:
                 logits[k] = self._guide.audio(k, token, logits[k])
             if tokens[k] == UNGENERATED:
@@ -128,16 +166,26 @@ class Generator:
             self._spoken.append(text)
             del self._spoken[: -max(1, self._config.text.repetition_context)]
 
-    @staticmethod
-    def _checked(tokens: Sequence[int] | np.ndarray, count: int, card: int, what: str) -> np.ndarray:
-        values = np.asarray(tokens)
-        if values.ndim != 1 or values.shape[0] < count or values.dtype.kind not in "iu":
-            raise SessionError(f"{what}: expected {count} whole numbers, got {values.dtype} {list(values.shape)}")
-        values = values[:count].astype(np.int64)
-        lowest = ZERO_TOKEN if what == "user codes" else UNGENERATED
-        if values.size and not (lowest <= values.min() and values.max() <= card):
-            raise SessionError(f"{what}: tokens must lie in {lowest}..{card}, got {values.min()}..{values.max()}")
-        return values
+
+def checked_force(
+    cfg: LMConfig, force_text: int | None, force_audio: Sequence[int] | np.ndarray | None
+) -> tuple[int, np.ndarray | None]:
+    """The forced text token (-2: none) and audio tokens [dep_q] (None: none). Raises SessionError for what cannot be forced."""
+    text = UNGENERATED if force_text is None else int(checked_tokens([force_text], 1, cfg.text_card, "forced text")[0])
+    audio = None if force_audio is None else checked_tokens(force_audio, cfg.dep_q, cfg.card, "forced audio")
+    return text, audio
+
+
+def checked_tokens(tokens: Sequence[int] | np.ndarray, count: int, card: int, what: str) -> np.ndarray:
+    """The first `count` tokens as int64. Raises SessionError for a wrong shape or a token out of range."""
+    values = np.asarray(tokens)
+    if values.ndim != 1 or values.shape[0] < count or values.dtype.kind not in "iu":
+        raise SessionError(f"{what}: expected {count} whole numbers, got {values.dtype} {list(values.shape)}")
+    values = values[:count].astype(np.int64)
+    lowest = ZERO_TOKEN if what == "user codes" else UNGENERATED
+    if values.size and not (lowest <= values.min() and values.max() <= card):
+        raise SessionError(f"{what}: tokens must lie in {lowest}..{card}, got {values.min()}..{values.max()}")
+    return values
 
 
 class _Guide:
@@ -167,7 +215,8 @@ class _Guide:
         return moved
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits [n]."""
     weights = np.exp(logits - logits.max())
     probabilities: np.ndarray = weights / weights.sum()
     return probabilities

@@ -9,14 +9,15 @@ import numpy as np
 from clearline.audio import clipped_samples
 from clearline.config import LMConfig
 from clearline.generate.session import Frame, silent_tokens
-from clearline.generate.text import Tokenizer, Word, words
+from clearline.generate.text import END_OF_TEXT, Tokenizer, Word, words
 
 
 @dataclass(frozen=True)
 class Result:
     """What came of a recording.
 
-    pcm float32 [n] mono at sample_rate Hz; text the whole transcript; words with their times in seconds of pcm;
+    pcm float32 [n] mono at sample_rate Hz; text the whole transcript; words with their times in seconds of pcm, or of the
+    recording where the model only transcribes it;
     text_tokens int64 [T]; codes_in int64 [n_user, frames] and codes_out int64 [dep_q, T]; facts: hashes of input,
     weights, codec and config, with seed, preset, backend and version. seconds is the time the run took.
     """
@@ -37,6 +38,11 @@ class Result:
         return float(self.codes_in.shape[1]) * 0.08
 
     @property
+    def ended(self) -> bool:
+        """Whether the last thing the model said was the end of its text, as a Hibiki does when it has translated all."""
+        return self.text_tokens.size > 0 and int(self.text_tokens[-1]) == END_OF_TEXT
+
+    @property
     def clipped(self) -> int:
         """Samples of pcm outside -1..1, which a 16-bit file clips."""
         return clipped_samples(self.pcm)
@@ -48,11 +54,18 @@ class Result:
 
 
 def collect(
-    frames: Sequence[Frame], cfg: LMConfig, tokenizer: Tokenizer, size: int, rate: int, facts: dict[str, Any], seconds: float
+    frames: Sequence[Frame],
+    cfg: LMConfig,
+    tokenizer: Tokenizer,
+    size: int,
+    rate: int,
+    facts: dict[str, Any],
+    seconds: float,
+    lead: float = 0.0,
 ) -> Result:
-    """One result of all frames of `size` samples at `rate` Hz."""
+    """One result of all frames of `size` samples at `rate` Hz; words are said `lead` seconds earlier than they are written."""
     tokens = [frame.text_token for frame in frames if frame.text_token is not None]
-    found = words(tokens, silent_tokens(cfg), tokenizer, size / rate)
+    found = [word.earlier(lead) for word in words(tokens, silent_tokens(cfg), tokenizer, size / rate)]
     pcm = [frame.pcm for frame in frames if frame.pcm is not None]
     codes_out = [frame.codes_out for frame in frames if frame.codes_out is not None]
     return Result(

@@ -1,9 +1,10 @@
 """A conversation: one 80 ms frame of the user in, one frame of the model out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from clearline.config import GenerationConfig, LMConfig
 from clearline.errors import SessionError
 from clearline.generate.codec import Codec
 from clearline.generate.generator import Generator, LMFrame
+from clearline.generate.persona import Prompt
 from clearline.generate.programs import LMPrograms
 from clearline.generate.text import LiveText, Tokenizer
 
@@ -53,6 +55,7 @@ class Session:
         self._generator = Generator(programs, config, session, guide)
         self._text = LiveText(silent_tokens(cfg), tokenizer)
         self._frames = 0
+        self._prompted = False
         self._open = True
 
     def __enter__(self) -> "Session":
@@ -77,6 +80,27 @@ class Session:
         self._generator.checked_force(force_text, force_audio)  # before the codec hears the frame
         return self._advance(self._stream.encode(pcm), force_text, force_audio)
 
+    def prompt(self, prompt: Prompt, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Say a PersonaPlex' system prompt, before the first frame; `on_step` is told how many of its steps are done.
+
+        Nothing of it is heard but its last frame, which is silence and comes out with the first frame of the user.
+        """
+        if not self._open or self._frames or self._prompted:
+            raise SessionError("a session is prompted once, before its first frame")
+        self._prompted = True
+        done, total = 0, prompt.steps
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            on_step(done, total)
+
+        if prompt.saved is not None:
+            self._generator.replay(prompt.saved.embeddings, prompt.saved.tokens, count)
+        for own, user in prompt.frames():
+            self._generator.step(user, prompt=own)
+            count()
+
     def end_input(self) -> Frame:
         """One frame that says the user's input is over: `card` on every codebook, which the codec never hears (Hibiki)."""
         if not self._open:
@@ -86,7 +110,7 @@ class Session:
     def _advance(
         self, codes_in: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None
     ) -> Frame:
-        first = self._frames == 0
+        first = self._frames == 0 and not self._prompted
         self._frames += 1
         if first and self._config.first_frame == "restart":
             self._stream.restart_encoder()
@@ -104,10 +128,17 @@ class Session:
         return Frame(audio, text, token, codes_in, codes_out, lm)
 
 
+class Stepped(Protocol):
+    """What a batch steps: a session, or a lane of a device."""
+
+    def step(self, pcm: np.ndarray, /) -> Frame: ...
+    def close(self) -> None: ...
+
+
 class Batch:
     """Several independent sessions stepped together; each gives exactly what it would give alone."""
 
-    def __init__(self, sessions: Sequence[Session], workers: int) -> None:
+    def __init__(self, sessions: Sequence["Stepped"], workers: int) -> None:
         if not sessions or not 1 <= workers <= 1024:
             raise SessionError(f"a batch needs at least one seed and 1..1024 workers, got {len(sessions)} and {workers}")
         self.sessions = list(sessions)
@@ -129,7 +160,7 @@ class Batch:
             raise SessionError("this batch is closed")
         if len(pcm) != len(self.sessions):
             raise SessionError(f"the batch has {len(self.sessions)} sessions, got {len(pcm)} frames")
-        return list(self._pool.map(Session.step, self.sessions, pcm))
+        return list(self._pool.map(lambda session, frame: session.step(frame), self.sessions, pcm))
 
 
 def silent_tokens(cfg: LMConfig) -> frozenset[int]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+END_OF_TEXT = 2
+
 
 class Tokenizer(Protocol):
     """The part of a SentencePiece processor that is used."""
@@ -13,6 +15,7 @@ class Tokenizer(Protocol):
     def is_control(self, token: int) -> bool: ...
     def is_unknown(self, token: int) -> bool: ...
     def decode(self, tokens: list[int]) -> str: ...
+    def encode(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class Word:
     text: str
     start: float
     end: float
+
+    def earlier(self, seconds: float) -> "Word":
+        """The same word so much earlier, though not before the beginning."""
+        return Word(self.text, *(max(0.0, round(time - seconds, 3)) for time in (self.start, self.end)))
 
 
 def words(tokens: Sequence[int], silent: frozenset[int], tokenizer: Tokenizer, frame_seconds: float) -> list[Word]:

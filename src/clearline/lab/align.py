@@ -2,16 +2,20 @@
 
 The acoustic codebooks are moved by -2..+2 frames against the first one, each version is decoded, and each sound is asked
 whether it encodes back to the codes it was made from (`consistency`). Codes that belong together come back; others do not.
+Then the judge listens to each, without the codes: a second opinion that shares nothing with the first, and the only one where
+the codec says nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clearline.errors import ClearlineError
 from clearline.generate import Codec
 from clearline.lab.consistency import Consistency, consistency
+from clearline.lab.judge import Judgement, judge
+from clearline.lab.judge.verdict import UNDECIDED
 from clearline.lab.stats import sign_test
 
 SHIFTS = (-2, -1, 0, 1, 2)
@@ -25,13 +29,20 @@ BARELY = 0.05
 class Shifted:
     """One version: the acoustic codebooks moved `shift` frames later. pcm float32 is its sound.
 
-    p: exact sign test over frames, this version's first codes that came back against those of the best version.
+    p: exact sign test over frames, this version's first codes that came back against those of the best version. judgement:
+    what the judge heard, None where it was not asked.
     """
 
     shift: int
     consistency: Consistency
     pcm: np.ndarray
     p: float = 1.0
+    judgement: Judgement | None = None
+
+    @property
+    def garbled(self) -> float:
+        """The judge's probability; one half where it was not asked or heard nothing."""
+        return 0.5 if self.judgement is None or self.judgement.garbled is None else self.judgement.garbled
 
 
 @dataclass(frozen=True)
@@ -50,12 +61,27 @@ def shifted(codes: np.ndarray, shift: int, reach: int = max(SHIFTS)) -> np.ndarr
     return np.concatenate([codes[:1, reach : reach + length], codes[1:, reach - shift : reach - shift + length]])
 
 
-def align(codec: Codec, codes: np.ndarray, on_step: Callable[[int, int], None] | None = None) -> Alignment:
-    """Sweep codes [K, T] of one speaker. Raises ClearlineError when there are too few codebooks, frames, or no sound."""
+def align(
+    codec: Codec,
+    codes: np.ndarray,
+    on_step: Callable[[int, int], None] | None = None,
+    *,
+    text: str | None = None,
+    listen: Callable[..., Judgement] | None = judge,
+) -> Alignment:
+    """Sweep codes [K, T] of one speaker. text: what they should say, for the judge; listen: the judge, None to ask the codec
+    alone. Raises ClearlineError when there are too few codebooks, frames, or no sound."""
     codes = np.asarray(codes)
     if codes.shape[1] < FEWEST + 2 * max(SHIFTS):
         raise ClearlineError(f"{codes.shape[1]} frames are too few to compare alignments; at least {FEWEST + 4} are needed")
-    return _judged(sweep(codec, codes, SHIFTS, on_step))
+    steps = len(SHIFTS) * (1 if listen is None else 2)
+    versions = sweep(codec, codes, SHIFTS, None if on_step is None else lambda number, _: on_step(number, steps))
+    if listen is not None:
+        for number, version in enumerate(versions):
+            versions[number] = replace(version, judgement=listen(version.pcm, codec.sample_rate, text=text))
+            if on_step is not None:
+                on_step(len(SHIFTS) + number, steps)
+    return _judged(versions)
 
 
 def sweep(
@@ -82,6 +108,28 @@ def _against(best: Shifted, other: Shifted) -> float:
 
 
 def _judged(versions: list[Shifted]) -> Alignment:
+    """By the codes that come back; by ear where those do not decide. Where the two contradict each other, nothing is decided."""
+    best, rivals = versions[0], versions[1:]
+    by_codes = _by_codes(versions)
+    ears = sorted(versions, key=lambda version: version.garbled)
+    clear = ears[0].garbled < UNDECIDED[0] and ears[1].garbled > UNDECIDED[1]
+    if by_codes.shift is None:
+        if not clear:
+            return by_codes
+        order = [ears[0], *(version for version in versions if version is not ears[0])]
+        evidence = f"by ear alone, one version can be understood and no other: {_heard(ears[0])} ({by_codes.verdict})"
+        return Alignment(order, ears[0].shift, f"{_named(ears[0].shift)}: {evidence}")
+    if best.judgement is None:
+        return by_codes
+    if clear and ears[0] is not best:
+        contradiction = f"by ear the version at {ears[0].shift:+d} is the clear one ({_heard(ears[0])})"
+        return Alignment(versions, None, f"undecided: {by_codes.verdict}, but {contradiction}")
+    lesser = min(version.garbled for version in rivals)
+    heard = f"by ear: garbled with {best.garbled:.0%} there, with {lesser:.0%} at least otherwise"
+    return Alignment(versions, by_codes.shift, f"{by_codes.verdict}; {heard}")
+
+
+def _by_codes(versions: list[Shifted]) -> Alignment:
     best, rivals = versions[0], versions[1:]
     if best.consistency.frames < FEWEST:
         return Alignment(versions, None, f"only {best.consistency.frames} frames are not silent: too few to tell")
@@ -93,12 +141,19 @@ def _judged(versions: list[Shifted]) -> Alignment:
     if close:
         tied = ", ".join(f"{version.shift:+d}" for version in sorted(close, key=lambda v: v.shift))
         return Alignment(versions, None, f"undecided: {best.shift:+d} is best, but {tied} cannot be told from it ({evidence})")
-    if best.shift == 0:
-        return Alignment(versions, 0, f"aligned: {evidence} (p {worst:.1e})")
-    late = best.shift > 0
-    return Alignment(
-        versions, best.shift,
-        f"MISALIGNED: right when the acoustic codebooks are moved {abs(best.shift)} frame{'s' * (abs(best.shift) > 1)} "
-        f"{'later' if late else 'earlier'}: the acoustic delay that was undone is {abs(best.shift)} too "
-        f"{'large' if late else 'small'} ({evidence}, p {worst:.1e})",
-    )  # fmt: skip
+    return Alignment(versions, best.shift, f"{_named(best.shift)}: {evidence} (p {worst:.1e})")
+
+
+def _named(shift: int) -> str:
+    """What a best shift means."""
+    if shift == 0:
+        return "aligned"
+    way, size = ("later", "large") if shift > 0 else ("earlier", "small")
+    return (
+        f"MISALIGNED: right when the acoustic codebooks are moved {abs(shift)} frame{'s' * (abs(shift) > 1)} {way}: the acoustic "
+        f"delay that was undone is {abs(shift)} too {size}"
+    )
+
+
+def _heard(version: Shifted) -> str:
+    return "nothing" if version.judgement is None else version.judgement.evidence.rstrip(".")

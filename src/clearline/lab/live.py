@@ -1,6 +1,8 @@
 """The sides of a comparison: files opened, or implementations run now on an input."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from clearline.backends import BACKENDS
 from clearline.checkpoint.safetensors import file_hash
 from clearline.config import GenerationConfig, preset
 from clearline.errors import ClearlineError
-from clearline.lab.adapters import PEERS, Peer, run_peer
+from clearline.lab.adapters import PEERS, Peer, peer_layers, run_peer
 from clearline.lab.source import open_source
 from clearline.trace import LOGITS, PCM, TOKENS, MemoryRecorder, Trace
 
@@ -31,11 +33,16 @@ class Live:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: its trace, and the model where it can be asked more (teacher forcing)."""
+    """One side of a comparison: its trace, and what can be asked more.
+
+    model: for teacher forcing, and for a look at every layer. look(frame): every layer's output at that frame, by name, of an
+    implementation that is not ours but can be looked into.
+    """
 
     name: str
     trace: Trace
     model: Model | None = None
+    look: Callable[[int], dict[str, np.ndarray]] | None = None
 
 
 def is_live(name: str) -> bool:
@@ -53,7 +60,9 @@ def open_side(name: str, live: Live | None) -> Side:
     if kind == "peer":
         if rest not in PEERS:
             raise ClearlineError(f"there is no peer {rest!r}; known: {', '.join(PEERS)}")
-        return Side(name, replace_name(run_peer_on(PEERS[rest], live), name))
+        peer = PEERS[rest]
+        look = partial(look_into_peer, peer, live) if peer.has_layers else None
+        return Side(name, replace_name(run_peer_on(peer, live), name), look=look)
     if rest == "codec":
         return Side(name, replace_name(run_codec(live), name))
     backend, _, named = rest.partition("@")
@@ -77,6 +86,11 @@ def run_peer_on(peer: Peer, live: Live) -> Trace:
     """Another implementation on the same frames; with our codes, where it is run without its codec."""
     codes = run_codec(live).columns["codes_in"] if peer.needs_codes else None
     return run_peer(peer, live.model, frames_of(live), codes)
+
+
+def look_into_peer(peer: Peer, live: Live, frame: int) -> dict[str, np.ndarray]:
+    """Every layer of another implementation at one frame of the same input: it is run once more up to there."""
+    return peer_layers(peer, live.model, frames_of(live)[: frame + 1])
 
 
 def run_codec(live: Live, codebooks: int | None = None) -> Trace:

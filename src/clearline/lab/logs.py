@@ -1,4 +1,5 @@
-"""Importing the log lines of seed 004: `MOSHI_DEBUG: Step N audio tokens: [...]` and `... Step N text token: T`.
+"""Importing the log lines of seed 004: `MOSHI_DEBUG: Step N audio tokens: [...]` and `... Step N text token: T`; its program's
+earlier `MOSHI_DEBUG: Frame N: Audio tokens: [...]` too.
 
 Whatever stands before the mark (time stamps, levels, module names, colours) is skipped. What moshi-core's
 `last_audio_tokens` returns is aligned already, so the audio tokens are codes_out; 4294967295 (u32::MAX), its "not
@@ -15,7 +16,7 @@ from clearline.config.lm import UNGENERATED
 from clearline.errors import ClearlineError
 from clearline.trace import Trace
 
-_LINE = re.compile(r"MOSHI_DEBUG: Step (\d+) (?:audio tokens: \[([-\d,\s]*)\]|text token: (?:Some\()?(-?\d+))")
+_LINE = re.compile(r"MOSHI_DEBUG: (?:Step|Frame) (\d+):? (?:[Aa]udio tokens: \[([-\d,\s]*)\]|[Tt]ext token: (?:Some\()?(-?\d+))")
 _U32_MAX = 2**32 - 1
 
 

@@ -10,7 +10,7 @@ from clearline.trace import Trace, read_trace
 from clearline.trace.container import MAGIC
 
 _PLAIN = (".npy", ".safetensors", ".json")
-_SOUND = (".wav", ".wave", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".caf")
+SOUND = (".wav", ".wave", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".caf")
 
 
 def open_source(name: str) -> Trace:
@@ -31,7 +31,7 @@ def open_source(name: str) -> Trace:
         trace = read_trace(path)
     elif path.suffix.lower() in _PLAIN:
         trace = read_plain(path)
-    elif path.suffix.lower() in _SOUND:
+    elif path.suffix.lower() in SOUND:
         trace = read_sound(path)
     else:
         trace = read_log(path, path.read_text(errors="replace"), number)

@@ -43,12 +43,23 @@ class Moshi:
         yield from state_at("transformer", Transformer(self.cfg.transformer), batch)
 
     def step(self, ops: Ops, w: Weights, s: State, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        cfg = self.cfg
-        row = inputs["row"]
-        position = s.take("position")
+        cfg, row = self.cfg, inputs["row"]
         x = self._embedding(cfg.text_card)(ops, w.at("text_emb"), ops.slice(row, 1, 0, 1))
         for k in range(cfg.n_q):
             x = x + self._embedding(cfg.card)(ops, w.at(f"emb.{k}"), ops.slice(row, 1, k + 1, k + 2))
+        return self._after_embedding(ops, w, s, x)
+
+    def embedded_inputs(self, batch: int) -> dict[str, InputSpec]:
+        return {"embedding": InputSpec((batch, self.cfg.transformer.dim))}
+
+    def embedded_step(self, ops: Ops, w: Weights, s: State, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The same step from the sum of a row's embeddings: embedding [B, dim] in place of the row."""
+        batch = inputs["embedding"].shape[0]
+        return self._after_embedding(ops, w, s, ops.reshape(inputs["embedding"], (batch, 1, self.cfg.transformer.dim)))
+
+    def _after_embedding(self, ops: Ops, w: Weights, s: State, x: Array) -> dict[str, Array]:
+        cfg = self.cfg
+        position = s.take("position")
         x = Transformer(cfg.transformer)(ops, w.at("transformer"), s.at("transformer"), x, position)
         x = NormLayer(cfg.transformer.norm, cfg.transformer.dim)(ops, w.at("out_norm"), x)
         s.put("position", position + 1)

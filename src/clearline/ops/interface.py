@@ -131,9 +131,11 @@ class Program(Protocol):
 
 
 class Backend(Protocol):
-    """What executes steps: compile once, run many times."""
+    """What executes steps: compile once, run many times. `device` and `dtype` say where, and what activations are."""
 
     name: str
+    device: str
+    dtype: str
 
     def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
         """Fresh state: position 0, carries 0, rings empty."""

@@ -4,7 +4,7 @@ A step takes every leaf it uses exactly once and puts a new one in its place; wh
 array, or rows written into the same ring) is the backend's affair.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class Ring:
     def _resize(self, slots: int) -> None:
         self.slots = min(self.capacity, slots)
         pad = ((0, 0), (0, 0), (0, self.slots + self.rows - self.k.shape[2]), (0, 0))
-        self.k = np.pad(self.k, pad, constant_values=np.nan)
+        self.k = np.pad(self.k, pad, constant_values=np.nan if self.k.dtype.kind == "f" else 0)
         self.v = np.pad(self.v, pad)
 
     def reserve(self, end: int) -> None:
@@ -78,11 +78,12 @@ class Ring:
                 self.v[:, :, slot] = self.v[:, :, start + i]
 
 
-Leaf = np.ndarray | Ring
+# What a leaf is in memory is its backend's affair: an array, a ring, a tensor on a device.
+Leaf = Any
 
 
-def initial_state(specs: Iterable[StateSpec], dtype: Any, ring: type[Ring] = Ring) -> dict[str, Leaf]:
-    """Fresh leaves: position 0, carries 0, rings empty, of the backend's own class if it has one."""
+def initial_state(specs: Iterable[StateSpec], dtype: Any, ring: Callable[[StateSpec, Any], Ring] = Ring) -> dict[str, Leaf]:
+    """Fresh leaves: position 0, carries 0, rings empty, of the backend's own making if it has one."""
     leaves: dict[str, Leaf] = {}
     for spec in specs:
         if spec.path in leaves:

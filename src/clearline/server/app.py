@@ -1,5 +1,7 @@
 """The web application: its addresses, and what answers at each."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,11 +16,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from clearline.config import PRESETS
-from clearline.server.access import Access, AccessControl
+from clearline.errors import ConfigError
+from clearline.server.access import TWILIO_PATH, Access, AccessControl
 from clearline.server.connection import Connection
 from clearline.server.hub import Hub
 from clearline.server.metrics import CONTENT_TYPE, Metrics
 from clearline.server.protocols import PcmProtocol, Protocol
+from clearline.server.protocols.kyutai import KyutaiProtocol
+from clearline.server.protocols.openai import OpenAIProtocol
+from clearline.server.protocols.opus import OpusProtocol
+from clearline.server.protocols.twilio import TwilioProtocol
 
 WEB = Path(str(resources.files("clearline.server") / "web"))
 
@@ -35,14 +42,22 @@ _NO_SETTINGS = ("token", "worker_auth_id")
 
 @dataclass
 class Serving:
-    """What the handlers share. `speaks_opus`: Kyutai's protocol is offered too."""
+    """What the handlers share."""
 
     hub: Hub
     metrics: Metrics
     model: str
     preset: str | None
-    speaks_opus: bool
     sockets: int = 0
+
+
+_PROTOCOLS: dict[str, Callable[[Serving], Protocol]] = {
+    "pcm": lambda serving: PcmProtocol(),
+    "opus": lambda serving: OpusProtocol(serving.hub.sample_rate),
+    "kyutai": lambda serving: KyutaiProtocol(serving.hub.sample_rate),
+    "openai": lambda serving: OpenAIProtocol(serving.model, serving.hub.sample_rate),
+    "twilio": lambda serving: TwilioProtocol(serving.hub.sample_rate),
+}
 
 
 def build(serving: Serving, access: Access) -> Starlette:
@@ -53,8 +68,12 @@ def build(serving: Serving, access: Access) -> Starlette:
             Route("/health", _health),
             Route("/metrics", _metrics),
             Route("/api/info", _info),
-            WebSocketRoute("/api/pcm", _pcm),
-            WebSocketRoute("/api/chat", _kyutai),
+            WebSocketRoute("/api/pcm", _speaks("pcm")),
+            WebSocketRoute("/api/opus", _speaks("opus")),
+            WebSocketRoute("/api/chat", _speaks("kyutai")),
+            WebSocketRoute("/v1/realtime", _speaks("openai")),
+            WebSocketRoute(TWILIO_PATH, _speaks("twilio")),
+            WebSocketRoute(f"{TWILIO_PATH}/{{token}}", _speaks("twilio")),
             Mount("/web", _Page(directory=WEB)),
         ],
         middleware=[Middleware(AccessControl, access=access)],
@@ -96,31 +115,46 @@ async def _info(request: Request) -> Response:
             "text_temperature": hub.defaults.text.temperature,
             "sample_rate": hub.sample_rate,
             "frame_size": hub.frame_size,
-            "protocols": ["pcm", "kyutai"] if serving.speaks_opus else ["pcm"],
+            "protocols": _spoken(serving),
             **hub.status(),
         }
     )
 
 
-async def _pcm(socket: WebSocket) -> None:
-    await _serve(socket, PcmProtocol())
+def _speaks(name: str) -> Callable[[WebSocket], Awaitable[None]]:
+    """The handler of one protocol."""
+
+    async def handle(socket: WebSocket) -> None:
+        serving: Serving = socket.app.state.serving
+        try:
+            protocol = _PROTOCOLS[name](serving)
+        except ConfigError as error:  # the model's codec has another rate than the protocol
+            await _refuse(socket, 404, str(error))
+        else:
+            await _serve(socket, protocol)
+
+    return handle
 
 
-async def _kyutai(socket: WebSocket) -> None:
-    serving: Serving = socket.app.state.serving
-    if not serving.speaks_opus:
-        await socket.send_denial_response(JSONResponse({"error": "this server does not speak Kyutai's protocol"}, 404))
-        return
-    from clearline.server.protocols.kyutai import KyutaiProtocol
+def _spoken(serving: Serving) -> list[str]:
+    """Names of the protocols that this model can speak."""
+    names = []
+    for name, make in _PROTOCOLS.items():
+        with suppress(ConfigError):
+            make(serving)
+            names.append(name)
+    return names
 
-    await _serve(socket, KyutaiProtocol(serving.hub.sample_rate))
+
+async def _refuse(socket: WebSocket, status: int, reason: str) -> None:
+    await socket.send_denial_response(JSONResponse({"error": reason}, status))
 
 
 async def _serve(socket: WebSocket, protocol: Protocol) -> None:
     serving: Serving = socket.app.state.serving
     most = serving.hub.limits.connections
     if serving.sockets >= most:
-        await socket.send_denial_response(JSONResponse({"error": f"{most} connections are open"}, 503))
+        await _refuse(socket, 503, f"{most} connections are open")
         return
     serving.sockets += 1
     try:

@@ -1,7 +1,6 @@
 """A conversation on this machine, without a network: ears and a mouth instead of sockets, over the same hub."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from clearline.config import GenerationConfig
 from clearline.errors import SessionError
 from clearline.server.conversation import Conversation, Ended, Reply
 from clearline.server.hub import Hub
+from clearline.server.scheduler import Clock
 from clearline.server.state import End
 
 
@@ -54,7 +54,7 @@ async def hold(hub: Hub, config: GenerationConfig, ears: Ears, mouth: Mouth, sho
     """Talk until the ears say it is over. Raises SessionError when the model fails."""
     conversation = await hub.open(config, lambda pcm: pcm.astype(np.float32).tobytes(), "chat")
     heard: deque[tuple[float, float]] = deque()  # when each frame not yet answered was heard, and how loud it was
-    listening = asyncio.create_task(_listen(ears, conversation, heard))
+    listening = asyncio.create_task(_listen(ears, conversation, heard, hub.clock))
     try:
         while not isinstance(news := await conversation.news(), Ended):
             if isinstance(news, Reply):
@@ -63,7 +63,7 @@ async def hold(hub: Hub, config: GenerationConfig, ears: Ears, mouth: Mouth, sho
                 ears.replied(news.text)
                 when, heard_db = heard.popleft()
                 account = conversation.account
-                show(Moment(news.text, heard_db, level(pcm), time.monotonic() - when, account.missed, account.underruns))
+                show(Moment(news.text, heard_db, level(pcm), hub.clock() - when, account.missed, account.underruns))
     finally:
         listening.cancel()
         hub.close(conversation, End.LEFT)
@@ -71,10 +71,10 @@ async def hold(hub: Hub, config: GenerationConfig, ears: Ears, mouth: Mouth, sho
         raise SessionError(news.message or news.why.label)
 
 
-async def _listen(ears: Ears, conversation: Conversation, heard: deque[tuple[float, float]]) -> None:
+async def _listen(ears: Ears, conversation: Conversation, heard: deque[tuple[float, float]], clock: Clock) -> None:
     try:
         while (frame := await ears.frame()) is not None:
-            heard.append((time.monotonic(), level(frame)))
+            heard.append((clock(), level(frame)))
             await conversation.hear(frame)
         conversation.end_input()
     except Exception as error:  # a device that was unplugged ends the conversation, with its reason
@@ -101,9 +101,10 @@ class RecordingEars:
         bored = self._patience is not None and self._quiet >= self._patience
         if self._next >= self._most or (bored and self._next >= len(self._frames) + int(self._patience or 0)):
             return None
-        self._started = self._started or time.monotonic()
+        clock = asyncio.get_running_loop().time
+        self._started = self._started or clock()
         self._next += 1
-        await asyncio.sleep(max(0.0, self._started + self._next * self._seconds - time.monotonic()))
+        await asyncio.sleep(max(0.0, self._started + self._next * self._seconds - clock()))
         return self._frames[self._next - 1] if self._next <= len(self._frames) else self._silence
 
     def replied(self, text: str) -> None:

@@ -1,8 +1,7 @@
 """One WebSocket and one conversation: reading, writing, and every way in which they part."""
 
 import asyncio
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -11,8 +10,8 @@ from clearline.server.conversation import Conversation, Ended, Notice, Reply
 from clearline.server.hub import Hub, NoRoomError
 from clearline.server.logs import event
 from clearline.server.pace import Pace
-from clearline.server.protocols import EndOfInput, Heard, Message, Protocol, ProtocolError, Welcome
-from clearline.server.state import End
+from clearline.server.protocols import Answer, EndOfInput, Heard, Message, Protocol, ProtocolError, Start, Welcome
+from clearline.server.state import End, State
 
 REPORT_SECONDS = 1.0
 
@@ -28,58 +27,78 @@ class Connection:
         self._model = model
         self._preset = preset
 
-    async def serve(self, query: dict[str, str]) -> None:
+    async def serve(self, query: Mapping[str, str]) -> None:
         """From the client's wishes to the last close; never raises for anything a client does."""
         try:
+            query = await self._wishes() if self._protocol.waits else query
             config = self._protocol.settings(query, self._hub.defaults)
             conversation = await self._hub.open(config, self._protocol.encode, self._protocol.name)
-        except ConfigError as error:
-            await self._turn_away(Ended(End.BAD_SETTINGS, str(error)))
-            return
         except NoRoomError as refusal:
             await self._turn_away(Ended(End.REFUSED, str(refusal)), refusal.retry_seconds)
-            return
+        except ConfigError as error:
+            await self._turn_away(Ended(End.BAD_SETTINGS, str(error)))
+        except ProtocolError as error:
+            await self._turn_away(Ended(End.BAD_MESSAGE, str(error)))
+        except TimeoutError:
+            await self._turn_away(Ended(End.STALLED, End.STALLED.label))
+        except WebSocketDisconnect:
+            event("client left before it began", protocol=self._protocol.name)
+        except Exception as error:  # the model's state could not be made
+            await self._turn_away(Ended(End.FAILED, str(error) or type(error).__name__))
+        else:
+            preset = query.get("preset", self._preset or "default")
+            number, size = conversation.number, self._hub.frame_size
+            await self._hold(conversation, Welcome(number, self._model, config, preset, self._hub.sample_rate, size))
+
+    async def _wishes(self) -> Mapping[str, str]:
+        """What the client says that it wants, in a message of its own."""
+        async with asyncio.timeout(self._limits.start_seconds):
+            while True:
+                meaning = self._protocol.parse(await self._receive())
+                if isinstance(meaning, Start):
+                    return meaning.query
+                if isinstance(meaning, EndOfInput):
+                    raise WebSocketDisconnect(1000)
+
+    async def _hold(self, conversation: Conversation, facts: Welcome) -> None:
         event("session opened", session=conversation.number, protocol=self._protocol.name)
         try:
-            facts = Welcome(
-                conversation.number, self._model, config, query.get("preset", self._preset or "default"),
-                self._hub.sample_rate, self._hub.frame_size,
-            )  # fmt: skip
             await self._send(self._protocol.welcome(facts))
             await self._converse(conversation)
+        except TimeoutError:  # before OSError, of which it is one
+            self._hub.close(conversation, End.SLOW_READER)
         except (WebSocketDisconnect, OSError):
             self._hub.close(conversation, End.LEFT)
-        except TimeoutError:
-            self._hub.close(conversation, End.SLOW_READER)
         finally:
             self._hub.close(conversation, End.LEFT)  # whatever happened: state is released
             ended = conversation.ended
             assert ended is not None
-            figures = conversation.account.recent()
+            figures = conversation.account.whole()
             event("session closed", session=conversation.number, reason=ended.why.label, detail=ended.message, **figures)
 
     async def _converse(self, conversation: Conversation) -> None:
         """Two tasks; when one has ended, so has the conversation."""
-        tasks = [asyncio.create_task(self._speak(conversation)), asyncio.create_task(self._listen(conversation))]
+        speaking = asyncio.create_task(self._speak(conversation))
+        listening = asyncio.create_task(self._listen(conversation))
         try:
-            done, _ = await asyncio.wait(tasks, timeout=self._limits.session_seconds, return_when=asyncio.FIRST_COMPLETED)
+            limit = self._limits.session_seconds
+            done, _ = await asyncio.wait((speaking, listening), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not done:
-                limit = self._limits.session_seconds or 0
-                conversation.end(End.EXPIRED, f"a conversation may last {limit / 60:g} minutes here")
-            elif tasks[1] in done:
-                tasks[1].result()  # raises when the client has left
-            await tasks[0]  # says the last words
+                conversation.end(End.EXPIRED, f"a conversation may last {(limit or 0) / 60:g} minutes here")
+            elif speaking not in done:
+                listening.result()  # raises when the client has left
+            await speaking  # says the last words
         finally:
-            for task in tasks:
+            for task in (speaking, listening):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(speaking, listening, return_exceptions=True)
 
     async def _speak(self, conversation: Conversation) -> None:
-        reported = time.monotonic()
+        reported = self._hub.clock()
         while True:
             news = await conversation.news()
-            if time.monotonic() - reported >= REPORT_SECONDS:
-                reported = time.monotonic()
+            if self._hub.clock() - reported >= REPORT_SECONDS or isinstance(news, Ended):
+                reported = self._hub.clock()
                 figures = conversation.account.recent() | {"waiting_frames": conversation.waiting}
                 await self._send(self._protocol.report(figures))
             match news:
@@ -94,23 +113,28 @@ class Connection:
 
     async def _listen(self, conversation: Conversation) -> None:
         """Returns when the conversation has been ended for the client's sake; raises WebSocketDisconnect when it left."""
-        pace = Pace(self._limits.messages_per_second)
+        pace = Pace(self._limits.messages_per_second, self._hub.clock)
         while True:
             await pace.wait()
             try:
-                async with asyncio.timeout(self._limits.stalled_seconds):
+                # Who has said that it will say no more may be silent for as long as it is answered.
+                patience = self._limits.stalled_seconds if conversation.state is State.LIVE else None
+                async with asyncio.timeout(patience):
                     message = await self._receive()
             except TimeoutError:
                 seconds = self._limits.stalled_seconds
                 conversation.end(End.STALLED, f"nothing came from the client for {seconds:g} seconds; send silence to stay")
                 return
             try:
-                heard = await asyncio.to_thread(self._protocol.parse, message)
-                if isinstance(heard, Heard):
-                    self._check_length(heard)
-                    await conversation.hear(heard.pcm)
-                elif isinstance(heard, EndOfInput):
-                    conversation.end_input()
+                meaning = await asyncio.to_thread(self._protocol.parse, message)
+                match meaning:
+                    case Heard():
+                        self._check_length(meaning)
+                        await conversation.hear(meaning.pcm)
+                    case EndOfInput():
+                        conversation.end_input()
+                    case Answer():
+                        await self._send(meaning.messages)
             except ClearlineError as error:
                 conversation.end(End.BAD_MESSAGE, str(error))
                 return

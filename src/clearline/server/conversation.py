@@ -1,7 +1,6 @@
 """One conversation: sound in, replies out, with bounded queues between the client and the scheduler."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ import numpy as np
 
 from clearline.errors import SessionError
 from clearline.generate import Frame
-from clearline.server.deadlines import Account
+from clearline.server.deadlines import Account, Fate
 from clearline.server.limits import Limits
-from clearline.server.scheduler import Outcome, Scheduler
+from clearline.server.scheduler import Clock, Outcome, Scheduler, Turn
 from clearline.server.state import End, Lifecycle, State
 
 Encode = Callable[[np.ndarray], bytes]
@@ -64,7 +63,8 @@ class Conversation:
         account: Account,
         limits: Limits,
         scheduler: Scheduler,
-        on_step: Callable[[float, float, bool], None],
+        on_step: Callable[[float, float, Fate], None],
+        clock: Clock,
     ) -> None:
         self.number = number
         self.account = account
@@ -75,12 +75,13 @@ class Conversation:
         self._limits = limits
         self._scheduler = scheduler
         self._on_step = on_step
+        self._clock = clock
         self._life = Lifecycle()
         self._rest = np.zeros(0, np.float32)
         self._heard: deque[tuple[float, np.ndarray]] = deque()
         self._replies: deque[Reply] = deque()
         self._notices: deque[Notice] = deque()
-        self._stepping = False
+        self._turn: Turn | None = None  # the step that waits for a thread or runs on one
         self._unblocked = 0.0
         self._may_hear = asyncio.Event()
         self._has_news = asyncio.Event()
@@ -93,7 +94,7 @@ class Conversation:
     @property
     def waiting(self) -> int:
         """Frames heard and not yet answered."""
-        return len(self._heard) + self._stepping
+        return len(self._heard) + (self._turn is not None)
 
     async def hear(self, pcm: np.ndarray) -> None:
         """Take sound, float32 [n] at the codec's rate; waits while as much as may wait is waiting.
@@ -114,7 +115,7 @@ class Conversation:
                 await self._may_hear.wait()
             if self.state is not State.LIVE:
                 return
-            self._heard.append((time.monotonic(), frame))
+            self._heard.append((self._clock(), frame))
             self._advance()
 
     def end_input(self) -> None:
@@ -122,7 +123,7 @@ class Conversation:
         if self.state is not State.LIVE:
             return
         if self._rest.size:
-            self._heard.append((time.monotonic(), np.pad(self._rest, (0, self._frame_size - self._rest.size))))
+            self._heard.append((self._clock(), np.pad(self._rest, (0, self._frame_size - self._rest.size))))
         self._life.to(State.FINISHING)
         self._advance()
 
@@ -140,7 +141,7 @@ class Conversation:
             return self._notices.popleft()
         if self._replies:
             if len(self._replies) == self._limits.reply_frames:
-                self._unblocked = time.monotonic()
+                self._unblocked = self._clock()
             reply = self._replies.popleft()
             self._advance()
             return reply
@@ -155,7 +156,8 @@ class Conversation:
         self.ended = Ended(why, message)
         self._heard.clear()
         self._rest = np.zeros(0, np.float32)
-        if not self._stepping:
+        if self._turn is None or self._turn.withdraw():
+            self._turn = None
             self._release()
         self._may_hear.set()
         self._has_news.set()
@@ -167,7 +169,7 @@ class Conversation:
 
     def _advance(self) -> None:
         """Hand the next frame to the scheduler if there is one, the last is done, and its reply will find room."""
-        if self.state is State.CLOSED or self._stepping or len(self._replies) >= self._limits.reply_frames:
+        if self.state is State.CLOSED or self._turn is not None or len(self._replies) >= self._limits.reply_frames:
             return
         if not self._heard:
             if self.state is State.FINISHING:
@@ -175,10 +177,9 @@ class Conversation:
             return
         arrived, pcm = self._heard.popleft()
         self._may_hear.set()
-        self._stepping = True
         # A frame that only waited for a slow reader is not late by the machine's fault.
         ready = max(arrived, self._unblocked)
-        self._scheduler.submit(self.account.due(ready), partial(self._step, pcm), partial(self._stepped, ready))
+        self._turn = self._scheduler.submit(self.account.due(ready), partial(self._step, pcm), partial(self._stepped, ready))
 
     def _step(self, pcm: np.ndarray) -> Reply:
         """On a thread of the scheduler."""
@@ -188,7 +189,7 @@ class Conversation:
         return Reply(self.account.frames, b"" if frame.pcm is None else self._encode(frame.pcm), frame.text)
 
     def _stepped(self, ready: float, outcome: Outcome) -> None:
-        self._stepping = False
+        self._turn = None
         if self.state is State.CLOSED:
             self._release()
             return
@@ -196,9 +197,9 @@ class Conversation:
             self.end(End.FAILED, str(outcome.error) or type(outcome.error).__name__)
             return
         reply: Reply = outcome.value
-        now = time.monotonic()
-        late = self.account.answered(ready, now, outcome.seconds, bool(reply.sound))
-        self._on_step(outcome.seconds, now - ready, late)
+        now = self._clock()
+        fate = self.account.answered(ready, now, outcome.seconds, bool(reply.sound))
+        self._on_step(outcome.seconds, now - ready, fate)
         self._replies.append(reply)
         self._has_news.set()
         self._advance()

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from clearline.errors import AudioError, ConfigError
+from clearline.server.echo import EchoDetector
 
+# A microphone that gives nothing for so long has been unplugged or taken away.
+_SILENT_SECONDS = 5.0
 # A reply that has waited this long in the loudspeaker's queue is old news: the oldest frames are dropped.
 _MOST_QUEUED = 12
 _MOST_UNHEARD = 25
@@ -45,6 +48,8 @@ class Devices:
         self._heard: deque[np.ndarray] = deque(maxlen=_MOST_UNHEARD)
         self._to_play: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
+        self._playing = self._silence
+        self._echo = EchoDetector(sample_rate, frame_size)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._arrived = asyncio.Event()
         library = sound_library()
@@ -68,13 +73,22 @@ class Devices:
         self._output.close()
 
     async def frame(self) -> np.ndarray | None:
-        while not self._heard:
-            self._arrived.clear()
-            await self._arrived.wait()
+        """Raises AudioError when the microphone gives nothing any more."""
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS):
+                while not self._heard:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            raise AudioError(f"the microphone has given nothing for {_SILENT_SECONDS:g} seconds") from None
         frame = self._heard.popleft()
         return self._silence if self.muted else frame
 
     def replied(self, text: str) -> None: ...
+
+    def echo(self) -> bool:
+        """Whether the microphone has heard the loudspeaker in the last two seconds."""
+        return self._echo.echo()
 
     def play(self, pcm: np.ndarray) -> None:
         with self._lock:
@@ -84,7 +98,9 @@ class Devices:
 
     def _on_input(self, block: np.ndarray, frames: int, time: Any, status: Any) -> None:
         """On PortAudio's thread."""
-        self._heard.append(block[:, 0].copy())
+        heard = block[:, 0].copy()
+        self._echo.add(heard, self._playing)
+        self._heard.append(heard)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._arrived.set)
 
@@ -92,6 +108,7 @@ class Devices:
         """On PortAudio's thread."""
         with self._lock:
             frame = self._to_play.popleft() if self._to_play else None
+        self._playing = self._silence if frame is None else frame
         if frame is None:
             self.underruns += 1
             block.fill(0)

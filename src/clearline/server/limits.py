@@ -11,17 +11,19 @@ class Limits:
 
     sessions: conversations at once, or None for as many as the measured speed allows; session_seconds: the longest
     conversation, or None. heard_frames: how much may wait to be answered before the client is no longer read;
-    reply_frames: how much may wait to be sent before the conversation stands still. stalled_seconds: silence on the wire
-    (not silent sound) after which a client counts as gone; slow_reader_seconds: the longest a single send may take.
-    message_bytes and message_seconds: one message, as it comes and as sound; messages_per_second: clients that send more are
-    read more slowly. connections: open WebSockets, refused ones included. load: the share of the machine that admission
-    gives away. retry_seconds: the hint to those who were refused; drain_seconds: what running conversations get to finish.
+    reply_frames: how much may wait to be sent before the conversation stands still. start_seconds: until a client has said
+    what it wants; stalled_seconds: silence on the wire (not silent sound) after which a client counts as gone;
+    slow_reader_seconds: the longest a single send may take. message_bytes and message_seconds: one message, as it comes and
+    as sound; messages_per_second: clients that send more are read more slowly. connections: open WebSockets, refused ones
+    included. load: the share of the machine that admission gives away. retry_seconds: the hint to those who were refused;
+    drain_seconds: what running conversations get to finish.
     """
 
     sessions: int | None = None
     session_seconds: float | None = None
     heard_frames: int = 25
     reply_frames: int = 25
+    start_seconds: float = 15.0
     stalled_seconds: float = 30.0
     slow_reader_seconds: float = 10.0
     message_bytes: int = 98_304

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from clearline.server.conversation import Conversation
+from clearline.server.deadlines import Fate
 from clearline.server.hub import Hub
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,8 +20,8 @@ class Metrics:
             "clearline_frame_latency_seconds", "From a frame heard to its answer.", buckets=_SECONDS, registry=registry
         )
         self._late = Counter("clearline_missed_deadlines", "Frames answered after their 80 ms.", registry=registry)
-        self._underruns = Counter("clearline_underruns", "Times a reply ran dry, of closed sessions.", registry=registry)
-        self._stalls = Counter("clearline_stalls", "Times a client's sound came late, of closed sessions.", registry=registry)
+        self._underruns = Counter("clearline_underruns", "Times a reply ran dry by the server's fault.", registry=registry)
+        self._stalls = Counter("clearline_stalls", "Times a reply ran dry because its client's sound came late.", registry=registry)
         self._opened = Counter("clearline_sessions_opened", "Sessions let in.", ["protocol"], registry=registry)
         self._refused = Counter("clearline_sessions_refused", "Sessions turned away.", registry=registry)
         self._closed = Counter("clearline_sessions_closed", "Sessions closed, by reason.", ["reason"], registry=registry)
@@ -36,10 +37,12 @@ class Metrics:
         self._load.set_function(lambda: hub.capacity.load(hub.sessions))
         self._waiting.set_function(lambda: sum(conversation.waiting for conversation in hub.conversations))
 
-    def stepped(self, step_seconds: float, latency_seconds: float, late: bool) -> None:
+    def stepped(self, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
         self._steps.observe(step_seconds)
         self._latency.observe(latency_seconds)
-        self._late.inc(late)
+        self._late.inc(fate.late)
+        self._underruns.inc(fate.underrun)
+        self._stalls.inc(fate.stall)
 
     def opened(self, protocol: str) -> None:
         self._opened.labels(protocol).inc()
@@ -48,9 +51,7 @@ class Metrics:
         self._refused.inc()
 
     def closed(self, conversation: Conversation) -> None:
-        account, ended = conversation.account, conversation.ended
-        self._underruns.inc(account.underruns)
-        self._stalls.inc(account.stalls)
+        ended = conversation.ended
         self._closed.labels(ended.why.label if ended else "unknown").inc()
 
     def text(self) -> bytes:

@@ -3,18 +3,21 @@
 import asyncio
 import time
 
+from clearline.server.scheduler import Clock
+
 
 class Pace:
     """A bucket of one second's worth of messages, filled at `per_second`."""
 
-    def __init__(self, per_second: float) -> None:
+    def __init__(self, per_second: float, clock: Clock = time.monotonic) -> None:
         self._per_second = per_second
         self._left = per_second
-        self._since = time.monotonic()
+        self._clock = clock
+        self._since = clock()
 
     async def wait(self) -> None:
         """Take one message out of the bucket, waiting while it is empty."""
-        now = time.monotonic()
+        now = self._clock()
         self._left = min(self._per_second, self._left + (now - self._since) * self._per_second)
         self._since = now
         self._left -= 1

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import uvicorn
@@ -18,21 +18,23 @@ from clearline.server.hub import Hub
 from clearline.server.limits import Limits
 from clearline.server.logs import event
 from clearline.server.metrics import Metrics
-from clearline.server.protocols.kyutai import SAMPLE_RATE
 from clearline.server.sockets import PatientHttp, PatientWebSocket
+
+RECEIVE_BUFFER = 65_536
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how to serve. port 0 takes a free one."""
+    """How to serve. host: what the address says (the listening socket decides); batch: so many conversations at most, stepped
+    together on one device."""
 
     host: str
-    port: int
     access: Access
     limits: Limits
     workers: int
     preset: str | None = None
     tls: ssl.SSLContext | None = None
+    batch: int | None = None
 
 
 class Server(uvicorn.Server):
@@ -61,28 +63,43 @@ class Server(uvicorn.Server):
 
     async def _drain_and_stop(self) -> None:
         await self._hub.drain()
-        await asyncio.sleep(0.1)  # the last messages leave
         self.should_exit = True
 
 
-def make_hub(model: Model, config: GenerationConfig, limits: Limits, workers: int, metrics: Metrics | None = None) -> Hub:
-    """A hub over a loaded model; takes a second to measure it. Raises ConfigError for a model that does not speak."""
+def make_hub(
+    model: Model,
+    config: GenerationConfig,
+    limits: Limits,
+    workers: int,
+    metrics: Metrics | None = None,
+    batch: int | None = None,
+) -> Hub:
+    """A hub over a loaded model; takes a second to measure it. Raises ConfigError for a model that does not speak.
+
+    With `batch`, conversations are lanes of one batch: each waits on a thread of its own for the frame they share.
+    """
     if model.config.dep_q == 0:
         raise ConfigError("this model writes text only; a conversation needs one that speaks")
     mimi = model.mimi
-    hub = Hub(model.session, config, mimi.frame_size, mimi.sample_rate, limits, workers, metrics)
+    open_engine = model.session if batch is None else model.lanes(batch).session
+    if batch is not None:
+        workers, limits = batch, replace(limits, sessions=min(batch, limits.sessions or batch))
+    hub = Hub(open_engine, config, mimi.frame_size, mimi.sample_rate, limits, workers, metrics)
     if metrics is not None:
         metrics.watch(hub)
     return hub
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError when the address is not to be had."""
+    """A listening socket; port 0 takes a free one. Raises ConfigError when the address is not to be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # What is sent faster than it is read waits in the client, not here: a second of sound, or a ping behind it, is enough.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         listener.bind(address)
+        listener.listen(1024)  # so that who is told the address can connect at once
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"cannot listen on {host} port {port}: {error}") from error
     return listener
@@ -90,7 +107,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def configured(hub: Hub, metrics: Metrics, name: str, options: Options) -> uvicorn.Config:
     """The application and uvicorn's settings; `name` is what clients are told the model is called."""
-    serving = Serving(hub, metrics, name, options.preset, speaks_opus=hub.sample_rate == SAMPLE_RATE)
+    serving = Serving(hub, metrics, name, options.preset)
     tls = options.tls
     return uvicorn.Config(
         build(serving, options.access),
@@ -110,15 +127,14 @@ def configured(hub: Hub, metrics: Metrics, name: str, options: Options) -> uvico
     )
 
 
-def serve(model: Model, name: str, options: Options, on_start: Callable[[str, Hub], None]) -> None:
+def serve(listener: socket.socket, model: Model, name: str, options: Options, on_start: Callable[[str, Hub], None]) -> None:
     """Serve until a signal; `on_start` is called with the address and the hub just before connections are taken."""
-    with bind(options.host, options.port) as listener:
-        metrics = Metrics()
-        hub = make_hub(model, model.generation(options.preset), options.limits, options.workers, metrics)
-        scheme = "http" if options.tls is None else "https"
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        on_start(f"{scheme}://{host}:{listener.getsockname()[1]}", hub)
-        try:
-            Server(configured(hub, metrics, name, options), hub).run(sockets=[listener])
-        finally:
-            hub.shut_down()
+    metrics = Metrics()
+    hub = make_hub(model, model.generation(options.preset), options.limits, options.workers, metrics, options.batch)
+    scheme = "http" if options.tls is None else "https"
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    on_start(f"{scheme}://{host}:{listener.getsockname()[1]}", hub)
+    try:
+        Server(configured(hub, metrics, name, options), hub).run(sockets=[listener])
+    finally:
+        hub.shut_down()

@@ -6,8 +6,11 @@ import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+# Seconds of one monotonic clock; a test gives its own.
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -15,61 +18,79 @@ class Outcome:
     """What a piece of work returned or raised, and how many seconds it took."""
 
     value: Any
-    error: Exception | None
+    error: BaseException | None
     seconds: float
 
 
 Done = Callable[[Outcome], None]
 
 
+@dataclass(order=True)
+class Turn:
+    """A piece of work in the queue; `order` decides between equal deadlines: first come, first served."""
+
+    due: float
+    order: int
+    work: Callable[[], Any] | None = field(compare=False)
+    done: Done = field(compare=False)
+    outcome: Outcome | None = field(default=None, compare=False)
+
+    def withdraw(self) -> bool:
+        """Take the work back; False when it has begun, and `done` will be called."""
+        waits, self.work = self.work is not None, None
+        return waits
+
+
 class Scheduler:
     """Earliest deadline first. A step is never interrupted, so a frame waits for at most one step of a less urgent one."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, clock: Clock = time.monotonic) -> None:
         self.workers = workers
+        self._clock = clock
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clearline-step")
-        self._waiting: list[tuple[float, int, Callable[[], Any], Done]] = []
-        self._order = itertools.count()  # equal deadlines: first come, first served
-        self._busy = 0
+        self._waiting: list[Turn] = []
+        self._running: dict[int, Turn] = {}
+        self._order = itertools.count()
 
-    def submit(self, due: float, work: Callable[[], Any], done: Done) -> None:
+    def submit(self, due: float, work: Callable[[], Any], done: Done) -> Turn:
         """Run `work` on a thread when its turn comes, then `done` on the event loop."""
-        heapq.heappush(self._waiting, (due, next(self._order), work, done))
+        turn = Turn(due, next(self._order), work, done)
+        heapq.heappush(self._waiting, turn)
         self._dispatch()
-
-    async def run(self, due: float, work: Callable[[], Any]) -> Any:
-        """The same, awaited: returns what `work` returns, raises what it raises."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.submit(due, work, lambda outcome: None if future.done() else future.set_result(outcome))
-        outcome = await future
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.value
+        return turn
 
     def close(self) -> None:
-        """Wait for the work that has begun; what still waits is dropped."""
+        """Wait for the work that has begun and deliver what it brought; what still waits is dropped.
+
+        Needs no event loop: at the end of a program there may be none that would still call `done`.
+        """
         self._waiting.clear()
         self._pool.shutdown()
+        for order in list(self._running):
+            self._finished(order)
 
     def _dispatch(self) -> None:
-        while self._waiting and self._busy < self.workers:
-            _, _, work, done = heapq.heappop(self._waiting)
-            self._busy += 1
-            future = asyncio.get_running_loop().run_in_executor(self._pool, _timed, work)
-            future.add_done_callback(lambda finished, done=done: self._finished(finished, done))  # type: ignore[misc]
+        while self._waiting and len(self._running) < self.workers:
+            turn = heapq.heappop(self._waiting)
+            work, turn.work = turn.work, None
+            if work is None:
+                continue  # withdrawn
+            self._running[turn.order] = turn
+            future = asyncio.get_running_loop().run_in_executor(self._pool, self._run, turn, work)
+            future.add_done_callback(lambda _, order=turn.order: self._finished(order))  # type: ignore[misc]
 
-    def _finished(self, future: "asyncio.Future[Outcome]", done: Done) -> None:
-        self._busy -= 1
-        if future.cancelled():
-            return
+    def _run(self, turn: Turn, work: Callable[[], Any]) -> None:
+        """On a thread."""
+        started = self._clock()
+        try:
+            value, error = work(), None
+        except BaseException as raised:  # a panic in Rust is no Exception, and must not leave its conversation waiting
+            value, error = None, raised
+        turn.outcome = Outcome(value, error, self._clock() - started)
+
+    def _finished(self, order: int) -> None:
+        turn = self._running.pop(order, None)
+        if turn is None or turn.outcome is None:
+            return  # delivered by `close`, or never begun
         self._dispatch()  # before the result is looked at: the machine does not wait for the paperwork
-        done(future.result())
-
-
-def _timed(work: Callable[[], Any]) -> Outcome:
-    started = time.perf_counter()
-    try:
-        value, error = work(), None
-    except Exception as raised:
-        value, error = None, raised
-    return Outcome(value, error, time.perf_counter() - started)
+        turn.done(turn.outcome)

@@ -2,10 +2,11 @@
 
 from clearline.trace.read import read_trace, write_trace
 from clearline.trace.record import FileRecorder, MemoryRecorder, Recorder
-from clearline.trace.schema import BOUNDARIES, LOGITS, PCM, TOKENS, Boundary, Trace
+from clearline.trace.schema import BOUNDARIES, CLOCK, LOGITS, PCM, TOKENS, Boundary, Trace
 
 __all__ = [
     "BOUNDARIES",
+    "CLOCK",
     "LOGITS",
     "PCM",
     "TOKENS",

@@ -16,7 +16,7 @@ from clearline.trace.schema import BOUNDARIES, TOKENS, Trace
 CHUNK_ROWS = 50
 CHUNK_BYTES = 4 << 20
 
-Value = np.ndarray | int | None
+Value = np.ndarray | np.floating | int | None
 
 
 class Recorder(Protocol):

@@ -11,12 +11,16 @@ from clearline.config.lm import UNGENERATED
 
 @dataclass(frozen=True)
 class Boundary:
-    """One place where numbers pass from one part to the next. `shape` is that of one step; `tokens` or else floats."""
+    """One place where numbers pass from one part to the next. `shape` is that of one step; `tokens` or else floats.
+
+    `clock`: not of the computation but of the machine, and so never the same twice.
+    """
 
     name: str
     shape: str
     tokens: bool
     meaning: str
+    clock: bool = False
 
     @property
     def missing(self) -> float:
@@ -35,11 +39,13 @@ _ORDER = (
     Boundary("audio_tokens", "[dep_q]", True, "sampled or forced at this step, not yet aligned"),
     Boundary("codes_out", "[dep_q]", True, "the codes that belong together after the delays are undone"),
     Boundary("pcm_out", "[frame_size]", False, "what is heard"),
+    Boundary("seconds", "[]", False, "how long the step took", clock=True),
 )
 BOUNDARIES: dict[str, Boundary] = {boundary.name: boundary for boundary in _ORDER}
 TOKENS = frozenset(name for name, boundary in BOUNDARIES.items() if boundary.tokens)
 LOGITS = frozenset(("hidden", "text_logits", "audio_logits"))
 PCM = frozenset(("pcm_in", "pcm_out"))
+CLOCK = frozenset(name for name, boundary in BOUNDARIES.items() if boundary.clock)
 
 
 @dataclass(frozen=True)

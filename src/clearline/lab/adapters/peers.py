@@ -10,7 +10,7 @@ class Peer:
     """One implementation. `packages` must all be there; `script` runs it, in `foreign/`; `install` is how to get it.
 
     `preset` has its token alignment (None: a codec without a language model); `note` says what it cannot do.
-    `needs_codes`: a language model that is given Clearline's codes.
+    `needs_codes`: a language model that is given Clearline's codes. `has_layers`: it can be asked for every layer's output.
     """
 
     name: str
@@ -20,6 +20,7 @@ class Peer:
     preset: str | None = None
     note: str = ""
     needs_codes: bool = False
+    has_layers: bool = False
 
     @property
     def settings(self) -> GenerationConfig | None:
@@ -38,7 +39,7 @@ _ALL = (
         "moshi", ("moshi", "torch"), "run_moshi.py",
         "pip install torch && pip install --no-deps moshi==0.2.13 && pip install numpy einops safetensors sentencepiece "
         "huggingface_hub sphn sounddevice aiohttp",
-        "kyutai-pytorch", "PyTorch, CPU, float32",
+        "kyutai-pytorch", "PyTorch, CPU, float32", has_layers=True,
     ),
     Peer(
         "moshi_mlx", ("moshi_mlx", "mlx"), "run_moshi_mlx.py", "pip install moshi_mlx==0.3.0 && pip install 'mlx[cpu]==0.26.5'",

@@ -16,12 +16,13 @@ from safetensors.numpy import load_file
 from clearline.app import ALIGNMENT, model_folder
 from clearline.checkpoint import open_checkpoint
 from clearline.errors import ClearlineError
-from clearline.lab.adapters.find import VARIABLE, find_peers
+from clearline.lab.adapters.find import VARIABLE, Installed, find_peers
 from clearline.lab.adapters.peers import Peer
 from clearline.trace import BOUNDARIES, Trace
 
 TIMEOUT_SECONDS = 3600
 _FOREIGN = Path(__file__).parent / "foreign"
+_LAYER = "layer "
 
 
 def run_peer(peer: Peer, model: str, frames: np.ndarray, codes: np.ndarray | None = None) -> Trace:
@@ -30,22 +31,7 @@ def run_peer(peer: Peer, model: str, frames: np.ndarray, codes: np.ndarray | Non
     codes int [n, at least n_user]: the user's, for a peer that is run without its codec (`needs_codes`). Raises
     ClearlineError with the peer's own last words when it is not installed or fails.
     """
-    installed = next((found for found in find_peers() if found.peer == peer), None)
-    if installed is None:
-        raise ClearlineError(f"{peer.name} is in none of the environments of {VARIABLE}; to install it: {peer.install}")
-    with tempfile.TemporaryDirectory(prefix="clearline-peer-") as temporary:
-        folder = Path(temporary)
-        np.save(folder / "pcm.npy", frames)
-        job = files_of(model) | {"pcm": str(folder / "pcm.npy"), "out": str(folder / "out.safetensors")}
-        if codes is not None:
-            np.save(folder / "codes.npy", codes)
-            job["codes"] = str(folder / "codes.npy")
-        (folder / "job.json").write_text(json.dumps(job))
-        _run(peer, [str(installed.python), str(_FOREIGN / peer.script), str(folder / "job.json")])
-        try:
-            columns = load_file(folder / "out.safetensors")
-        except (SafetensorError, OSError) as error:
-            raise ClearlineError(f"{peer.name} left no readable result: {error}") from error
+    installed, columns = _outcome(peer, model, frames, codes)
     settings = peer.settings
     facts: dict[str, Any] = {
         "peer": peer.name,
@@ -57,6 +43,39 @@ def run_peer(peer: Peer, model: str, frames: np.ndarray, codes: np.ndarray | Non
         facts |= {"text_sampling": asdict(settings.text), "audio_sampling": asdict(settings.audio)}
         facts["alignment"] = {name: getattr(settings, name) for name in ALIGNMENT}
     return Trace({name: columns[name] for name in BOUNDARIES if name in columns}, facts)
+
+
+def peer_layers(peer: Peer, model: str, frames: np.ndarray, codes: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Every layer's output at the last of `frames`, flat, by the name it has in `lab.probes`; for a peer that `has_layers`.
+
+    Raises ClearlineError as `run_peer` does.
+    """
+    _, columns = _outcome(peer, model, frames, codes, layers=len(frames) - 1)
+    return {name.removeprefix(_LAYER): column for name, column in columns.items() if name.startswith(_LAYER)}
+
+
+def _outcome(
+    peer: Peer, model: str, frames: np.ndarray, codes: np.ndarray | None, layers: int | None = None
+) -> tuple[Installed, dict[str, np.ndarray]]:
+    """The peer that ran, and everything it wrote."""
+    installed = next((found for found in find_peers() if found.peer == peer), None)
+    if installed is None:
+        raise ClearlineError(f"{peer.name} is in none of the environments of {VARIABLE}; to install it: {peer.install}")
+    with tempfile.TemporaryDirectory(prefix="clearline-peer-") as temporary:
+        folder = Path(temporary)
+        np.save(folder / "pcm.npy", frames)
+        job = files_of(model) | {"pcm": str(folder / "pcm.npy"), "out": str(folder / "out.safetensors")}
+        if codes is not None:
+            np.save(folder / "codes.npy", codes)
+            job["codes"] = str(folder / "codes.npy")
+        if layers is not None:
+            job["layers"] = layers
+        (folder / "job.json").write_text(json.dumps(job))
+        _run(peer, [str(installed.python), str(_FOREIGN / peer.script), str(folder / "job.json")])
+        try:
+            return installed, load_file(folder / "out.safetensors")
+        except (SafetensorError, OSError) as error:
+            raise ClearlineError(f"{peer.name} left no readable result: {error}") from error
 
 
 def files_of(model: str) -> dict[str, Any]:

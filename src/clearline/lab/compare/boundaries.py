@@ -34,7 +34,7 @@ def differences(a: Trace, b: Trace, tolerance: float = ROUNDING) -> list[Differe
     return [
         _difference(name, a.columns[name], b.columns[name], tolerance)
         for name in BOUNDARIES
-        if name in a.columns.keys() & b.columns
+        if name in a.columns.keys() & b.columns and not BOUNDARIES[name].clock
     ]
 
 

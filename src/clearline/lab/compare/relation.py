@@ -40,6 +40,13 @@ class Relation:
     findings: tuple[str, ...]
 
     @property
+    def cut(self) -> int | None:
+        """How many frames of A's beginning B lacks, where that is all there is to it and more than a shift would be."""
+        plain = [m for m in self.matches if m.source == m.codebook and not m.offset and not m.reverse and m.agreement == 1]
+        shifts = {match.shift for match in plain}
+        return -min(shifts) if len(plain) == len(self.matches) and len(shifts) == 1 and min(shifts) < -MAX_SHIFT else None
+
+    @property
     def disguised(self) -> bool:
         """Whether B is A changed in a way that could be named."""
         return any(not match.identity for match in self.matches)
@@ -50,11 +57,28 @@ def relate(a: np.ndarray, b: np.ndarray, noun: str = "codebook") -> Relation:
 
     noun: what a stream is called; only of codebooks is the first one semantic and the others acoustic.
     """
-    matches = tuple(_best(a, b[k], k) for k in range(len(b)))
+    far = {reverse: _far_shift(a[:, ::-1] if reverse else a, b) for reverse in (False, True)}
+    matches = tuple(_best(a, b[k], k, far) for k in range(len(b)))
     return Relation(matches, (*_findings(matches, noun), *_sizes(a, b, noun)))
 
 
-def _best(a: np.ndarray, stream: np.ndarray, k: int) -> Match:
+def _far_shift(a: np.ndarray, b: np.ndarray) -> tuple[int, ...]:
+    """The shift beyond MAX_SHIFT at which most tokens of all streams agree, where at least half of the shorter one overlaps.
+
+    Every token becomes a random number of variance 1, so that the cross-correlation counts equal tokens, give or take noise.
+    """
+    low, high = int(min(a.min(), b.min())), int(max(a.max(), b.max()))
+    values = np.random.default_rng(0).standard_normal(high - low + 1)
+    size = 1 << int(np.ceil(np.log2(a.shape[1] + b.shape[1])))
+    spectra = [np.fft.rfft(values[codes[: min(len(a), len(b))] - low], size) for codes in (a, b)]
+    counts = np.fft.irfft((np.conj(spectra[0]) * spectra[1]).sum(0), size)
+    shorter = min(a.shape[1], b.shape[1])
+    shifts = np.arange(shorter // 2 - a.shape[1], b.shape[1] - shorter // 2 + 1)
+    shifts = shifts[np.abs(shifts) > MAX_SHIFT]
+    return (int(shifts[counts[shifts].argmax()]),) if len(shifts) else ()
+
+
+def _best(a: np.ndarray, stream: np.ndarray, k: int, far: dict[bool, tuple[int, ...]]) -> Match:
     """The best way to have `stream`; the unchanged one unless another is clearly better, the simplest of equals."""
     unchanged = _agreement(a[k], stream, 0, 0)[0] if k < len(a) else 0.0
     best = Match(k, k, 0, 0, False, unchanged, unchanged)
@@ -63,7 +87,7 @@ def _best(a: np.ndarray, stream: np.ndarray, k: int) -> Match:
         for source in [k, *(j for j in range(len(a)) if j != k)] if k < len(a) else range(len(a)):
             row = a[source, ::-1] if reverse else a[source]
             for offset in OFFSETS:
-                for shift in sorted(range(-MAX_SHIFT, MAX_SHIFT + 1), key=abs):
+                for shift in sorted((*range(-MAX_SHIFT, MAX_SHIFT + 1), *far[reverse]), key=abs):
                     share, surprise = _agreement(row, stream, shift, offset)
                     if share >= LEAST and surprise > SIGNIFICANT and share > reached:
                         best = Match(k, source, shift, offset, reverse, share, unchanged)
@@ -74,7 +98,9 @@ def _best(a: np.ndarray, stream: np.ndarray, k: int) -> Match:
 def _agreement(a: np.ndarray, b: np.ndarray, shift: int, offset: int) -> tuple[float, float]:
     """Share of t with b[t] = a[t - shift] + offset, and by how many standard deviations that exceeds chance.
 
-    Chance: p = sum over tokens of freq_a * freq_b; the count of equal tokens is taken as binomial(n, p).
+    Chance is asked of the steps in which either stream moves on to another token: two silences look alike at any shift. There,
+    p = sum over tokens of freq_a * freq_b, and the count of equal tokens is taken as binomial(n, p); 0 where fewer than half of
+    them are equal.
     """
     length = min(len(a) - max(0, -shift), len(b) - max(0, shift))
     if length < _FEWEST:
@@ -82,11 +108,16 @@ def _agreement(a: np.ndarray, b: np.ndarray, shift: int, offset: int) -> tuple[f
     left = a[max(0, -shift) :][:length] + offset
     right = b[max(0, shift) :][:length]
     share = float((left == right).mean())
+    moves = np.concatenate([[True], (left[1:] != left[:-1]) | (right[1:] != right[:-1])])
+    left, right = left[moves], right[moves]
+    equal = float((left == right).mean())
+    if len(left) < _FEWEST or equal < LEAST:
+        return share, 0.0
     low = int(min(left.min(), right.min()))
     size = int(max(left.max(), right.max())) - low + 1
-    frequencies = [np.bincount(stream - low, minlength=size) / length for stream in (left, right)]
+    frequencies = [np.bincount(stream - low, minlength=size) / len(left) for stream in (left, right)]
     chance = float(frequencies[0] @ frequencies[1])
-    return share, (share - chance) * np.sqrt(length / max(chance * (1 - chance), 1e-12))
+    return share, (equal - chance) * np.sqrt(len(left) / max(chance * (1 - chance), 1e-12))
 
 
 def _findings(matches: tuple[Match, ...], noun: str) -> list[str]:

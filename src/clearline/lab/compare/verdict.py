@@ -9,11 +9,13 @@ from clearline.errors import ClearlineError
 from clearline.lab.compare.boundaries import Difference, agreement, differences, first_difference
 from clearline.lab.compare.choice import Choice, choice_at
 from clearline.lab.compare.forced import Judgement
+from clearline.lab.compare.layers import Layers
+from clearline.lab.compare.nearest import NearestCode
 from clearline.lab.compare.relation import Relation, relate
 from clearline.lab.compare.sound import SoundRelation, relate_sound
 from clearline.trace import BOUNDARIES, Trace
 
-Kind = Literal["equal", "cut", "a tie", "sampling", "a different computation", "a different input", "undecided"]
+Kind = Literal["equal", "rounding", "cut", "a tie", "sampling", "a different computation", "a different input", "undecided"]
 # Facts that explain a difference when they differ, with what they are facts of.
 _FACTS = (
     "input",
@@ -25,8 +27,11 @@ _FACTS = (
     "audio_sampling",
     "alignment",
     "backend",
+    "dtype",
     "quantize",
 )
+# What bfloat16, which keeps 8 bits, makes of some layers.
+COARSE = 0.03
 _AFTER: dict[str, str] = {
     "codes_in": "the codec's encoder",
     "row": "the alignment of tokens: which token of which stream is fed at which step",
@@ -40,11 +45,13 @@ _AFTER: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole report. `kind` names the first divergence; `why` is the sentence with the evidence for it.
+    """The whole report. `kind` names the first divergence; `why` is the sentence with the evidence for it: "equal" is to the
+    last bit, "rounding" within the tolerance.
 
     agreement: per boundary of tokens, the share of equal tokens per stream. relations: per boundary of tokens with several
     streams, how B's may be had from A's; `sound` the same of pcm_out. judgements: of the tokens of A and of B, by a model that
     was fed them. forced_error: largest relative difference between a side's own logits and the other's model's along its tokens.
+    layers: where the operations inside a step part, for sides that can be looked into. nearest: of codes_in that differ.
     """
 
     kind: Kind
@@ -59,10 +66,13 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     judgements: dict[str, list[Judgement]] = field(default_factory=dict)
     forced_error: dict[str, dict[str, float]] = field(default_factory=dict)
+    layers: list[Layers] = field(default_factory=list)
+    nearest: NearestCode | None = None
 
     @property
     def equal(self) -> bool:
-        return self.kind == "equal"
+        """Whether every token is the same, and every number within the tolerance."""
+        return self.kind in ("equal", "rounding")
 
 
 def compare(a: Trace, b: Trace, tolerance: float) -> Comparison:
@@ -88,13 +98,17 @@ def compare(a: Trace, b: Trace, tolerance: float) -> Comparison:
     if any(d.boundary == "pcm_out" for d in found):
         sound = relate_sound(a.frames("pcm_out"), b.frames("pcm_out"))
     kind, why, choice = _classify(a, b, found, first, other)
-    disguised = first is not None and first.boundary in relations and relations[first.boundary].disguised
-    if first is not None and disguised and kind != "sampling":
+    related = None if first is None else relations.get(first.boundary)
+    if first is not None and related is not None and related.cut is not None:
+        kind, why = "cut", f"{first.boundary}: B begins at frame {related.cut} of A, and is equal from there as far as both go"
+    elif first is not None and related is not None and related.disguised and kind != "sampling":
         kind = "a different input" if first.boundary == "codes_in" else "a different computation"
-        why = f"{_AFTER.get(first.boundary, first.boundary)}: {first.boundary} differs from frame {first.frame}; " + "; ".join(
-            relations[first.boundary].findings
-        )
-    return Comparison(kind, why, first, choice, found, shares, relations, sound, other, _notes(a, b))
+        where = "" if kind == "a different input" else f"{_AFTER.get(first.boundary, first.boundary)}: "
+        why = f"{where}{first.boundary} differs from frame {first.frame}; {'; '.join(related.findings)}"
+    notes = _notes(a, b)
+    if kind == "a different computation" and first is not None and first.largest is not None and first.largest <= COARSE:
+        notes.append(f"a difference of that size is also what bfloat16 rounds to: if one side computes in it, --tolerance {COARSE}")
+    return Comparison(kind, why, first, choice, found, shares, relations, sound, other, notes)
 
 
 def _classify(
@@ -109,8 +123,12 @@ def _classify(
             return "cut", f"equal in {where} as far as both go ({compared} steps{numbers}), then one ends", None
         if compared == 0:
             return "undecided", f"no step has a value on both sides in {where}", None
-        return "equal", f"equal in {where} over {compared} steps{numbers}", None
+        kind: Kind = "rounding" if rounding else "equal"
+        return kind, f"equal in {where} over {compared} steps{numbers}", None
     frame, name = first.frame or 0, first.boundary
+    if first.shapes is not None and _prefix(a, b, name):
+        few, many = sorted(shape[0] for shape in first.shapes)
+        return "cut", f"{name}: one side has the first {few} of the other's {many} streams, equal as far as both go", None
     if first.shapes is not None:
         sizes = " and ".join(str(list(shape)) for shape in first.shapes)
         return "a different computation", f"{name} has the shapes {sizes} a step: these are different models or settings", None
@@ -141,6 +159,12 @@ def _classify(
         return "a tie", f"{pair} ({choice.how}): {margins}, which is enough to turn the choice", choice
     why = f"{pair}: the logits agree (up to {choice.logit_gap:.1e}), but another token was drawn from them"
     return "sampling", f"{why}; differing settings: {', '.join(other) or 'none recorded'}", choice
+
+
+def _prefix(a: Trace, b: Trace, name: str) -> bool:
+    """Whether one side has the first few streams of the other's tokens, and nothing else is different about them."""
+    shares = agreement(a.columns[name], b.columns[name]) if BOUNDARIES[name].tokens and a.columns[name].ndim == 2 else []
+    return bool(shares) and all(share == 1 for share in shares)
 
 
 def _upstream(found: list[Difference], name: str, frame: int) -> list[str]:

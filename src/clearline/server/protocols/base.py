@@ -31,6 +31,24 @@ class EndOfInput:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The client says what it wants, by the names of `settings`; before that its conversation cannot begin."""
+
+    query: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the protocol itself says to a message, whatever the model is doing."""
+
+    messages: "list[Message]"
+
+
+# What a message means; None: nothing.
+Meaning = Heard | EndOfInput | Start | Answer | None
+
+
+@dataclass(frozen=True)
 class Welcome:
     """What a client is told when it is let in."""
 
@@ -43,9 +61,13 @@ class Welcome:
 
 
 class Protocol(typing.Protocol):
-    """One instance per connection. `parse` runs on a thread of its own, `encode` on a thread of the scheduler."""
+    """One instance per connection. `parse` runs on a thread of its own, `encode` on a thread of the scheduler.
+
+    waits: whether the conversation begins with the client's `Start`; else it begins with the connection.
+    """
 
     name: str
+    waits: bool
 
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
         """What the address asks for. Raises ConfigError."""
@@ -53,8 +75,8 @@ class Protocol(typing.Protocol):
     def welcome(self, facts: Welcome) -> list[Message]:
         """First messages to a client that was let in."""
 
-    def parse(self, message: Message) -> Heard | EndOfInput | None:
-        """What a client's message means; None when it means nothing. Raises ProtocolError."""
+    def parse(self, message: Message) -> Meaning:
+        """What a client's message means. Raises ProtocolError."""
 
     def encode(self, pcm: np.ndarray) -> bytes:
         """A frame of the reply, float32 [frame_size], as `reply` will send it."""

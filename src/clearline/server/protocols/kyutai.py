@@ -12,7 +12,7 @@ import sphn
 from clearline.config import GenerationConfig
 from clearline.errors import ConfigError
 from clearline.server.conversation import Ended, Notice, Reply
-from clearline.server.protocols.base import EndOfInput, Heard, Message, ProtocolError, Welcome
+from clearline.server.protocols.base import Heard, Meaning, Message, ProtocolError, Welcome
 from clearline.server.settings import kyutai_settings
 from clearline.server.state import End
 
@@ -25,6 +25,7 @@ MAX_MESSAGE_BYTES = 8192
 
 class KyutaiProtocol:
     name = "kyutai"
+    waits = False
 
     def __init__(self, sample_rate: int) -> None:
         if sample_rate != SAMPLE_RATE:
@@ -38,7 +39,7 @@ class KyutaiProtocol:
     def welcome(self, facts: Welcome) -> list[Message]:
         return [bytes([HANDSHAKE]) + _NO_VERSION]
 
-    def parse(self, message: Message) -> Heard | EndOfInput | None:
+    def parse(self, message: Message) -> Meaning:
         if isinstance(message, str):
             raise ProtocolError("messages are binary here: one byte of type, then the content")
         if len(message) > MAX_MESSAGE_BYTES:

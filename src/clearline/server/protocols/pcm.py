@@ -7,17 +7,19 @@ import numpy as np
 
 from clearline.config import GenerationConfig
 from clearline.server.conversation import Ended, Notice, Reply
-from clearline.server.protocols.base import EndOfInput, Heard, Message, ProtocolError, Welcome
+from clearline.server.protocols.base import EndOfInput, Heard, Meaning, Message, ProtocolError, Welcome
+from clearline.server.protocols.objects import read_object, shown
+from clearline.server.protocols.samples import Linear16
 from clearline.server.settings import settings
 from clearline.server.state import End
-
-_FULL_SCALE = 32768.0
 
 
 class PcmProtocol:
     name = "pcm"
+    waits = False
 
     def __init__(self) -> None:
+        self._samples = Linear16()
         self._has_spoken = False
 
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
@@ -36,22 +38,16 @@ class PcmProtocol:
             )
         ]
 
-    def parse(self, message: Message) -> Heard | EndOfInput | None:
+    def parse(self, message: Message) -> Meaning:
         if isinstance(message, bytes):
-            if len(message) % 2:
-                raise ProtocolError(f"a binary message holds 16-bit samples, so it cannot have {len(message)} bytes")
-            return Heard(np.frombuffer(message, "<i2").astype(np.float32) / _FULL_SCALE) if message else None
-        try:
-            said = json.loads(message)
-        except (ValueError, RecursionError):
-            raise ProtocolError("a text message must be JSON, and this one is not") from None
-        kind = said.get("type") if isinstance(said, dict) else None
+            return Heard(self._samples.decode(message)) if message else None
+        kind = read_object(message).get("type")
         if kind == "end":
             return EndOfInput()
-        raise ProtocolError(f'a text message must be {{"type": "end"}}; got the type {str(kind)[:40]!r}')
+        raise ProtocolError(f'a text message must be {{"type": "end"}}; got the type {shown(kind)}')
 
     def encode(self, pcm: np.ndarray) -> bytes:
-        return np.clip(np.rint(pcm * _FULL_SCALE), -32768, 32767).astype("<i2").tobytes()
+        return self._samples.encode(pcm)
 
     def reply(self, reply: Reply) -> list[Message]:
         out: list[Message] = []

@@ -1,11 +1,268 @@
-// The page: one button, one WebSocket (see docs/protocols.md), two AudioWorklets.
-import { Recording } from "/web/recording.js";
+// The page itself: what is shown, what is pressed. The conversation is in conversation.js.
+import { Activity, QUIETEST } from "./activity.js";
+import { Conversation } from "./conversation.js";
+import { isAvailable } from "./microphone.js";
+import { Recording } from "./recording.js";
+import { Timeline } from "./timeline.js";
+import { Transcript } from "./transcript.js";
+
+const HEALTHY_AFTER_MS = 10_000; // without trouble
+const SHOW_LINE_MS = 500; // figures that change faster cannot be read
 
 const at = (id) => document.getElementById(id);
-const FULL_SCALE = 32768;
-const SEND_AT_MOST = 500_000; // bytes waiting to be sent: ten seconds of sound; what comes then is dropped
+const show = (id, text) => { if (at(id).textContent !== text) at(id).textContent = text; };
+const ms = (seconds) => `${Math.round(1000 * seconds)} ms`;
 
-let line = null; // the conversation that is going on
+const transcript = new Transcript(at("transcript"), at("spoken"));
+const timeline = new Timeline(at("timeline"));
+let talk = null; // what is going on: {conversation, recording, you, model, frames, ...}
+let isStarting = false;
+
+function problem(text) {
+  at("problem").hidden = !text;
+  show("problem", text);
+}
+
+// What the server offers
+
+async function askServer() {
+  const token = at("token").value;
+  let answer;
+  try {
+    answer = await fetch("/api/info", { headers: token ? { Authorization: `Bearer ${token}` } : {} });
+  } catch {
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (answer.status === 401) {
+    at("settings").open = true;
+    at("token").focus();
+    throw new Error("This server asks for a token: enter it under Settings.");
+  }
+  const facts = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(`The server answers with ${answer.status}: ${facts.error ?? "no reason given"}.`);
+  sessionStorage.setItem("token", token);
+  offer(facts);
+  return facts;
+}
+
+function offer(facts) {
+  const models = facts.models ?? [facts.model];
+  show("about", `Model ${facts.model}: ${facts.step_ms} ms of work for every 80 ms of sound`
+    + (facts.keeps_up ? "" : ". Slower than real time on this machine: expect gaps."));
+  fill(at("model"), models, facts.model);
+  fill(at("preset"), facts.presets);
+  if (!facts.protocols.includes("opus")) at("sound").value = "pcm";
+  at("seed").placeholder = facts.seed;
+  placeholders(facts);
+  at("preset").onchange = () => placeholders(facts);
+}
+
+function fill(select, names, chosen) {
+  for (const name of names) {
+    if (![...select.options].some((option) => option.value === name)) select.add(new Option(name, name, false, name === chosen));
+  }
+}
+
+// The server tells its own settings, not those of every preset.
+function placeholders(facts) {
+  const own = at("preset").value === "";
+  at("temperature").placeholder = own ? facts.temperature : "the preset's";
+  at("text-temperature").placeholder = own ? facts.text_temperature : "the preset's";
+  at("seed").placeholder = own ? facts.seed : "the preset's";
+}
+
+function wishes() {
+  const settings = {};
+  const names = { preset: "preset", seed: "seed", temperature: "temperature", text_temperature: "text-temperature" };
+  for (const [name, id] of Object.entries(names)) if (at(id).value !== "") settings[name] = at(id).value;
+  if (at("model").length > 1) settings.model = at("model").value;
+  return { settings, token: at("token").value, codec: at("sound").value, headphones: at("headphones").checked };
+}
+
+// One conversation, from the button to the downloads
+
+async function start() {
+  problem("");
+  if (!at("wishes").checkValidity()) {
+    at("settings").open = true;
+    at("wishes").reportValidity();
+    return;
+  }
+  show("state", "Asking the server …");
+  const facts = await askServer();
+  show("state", "Waiting for the microphone: please allow it");
+  transcript.clear();
+  timeline.clear();
+  at("empty").hidden = false;
+  at("downloads").hidden = true;
+  const wish = wishes();
+  talk = {
+    facts, frames: 0, you: new Activity(), model: new Activity(), // what was heard and said so far
+    line: null, lineShown: 0, dry: 0, late: 0, troubleAt: -Infinity, // and how
+  };
+  if (at("record").checked) {
+    talk.recording = new Recording(facts, { model: facts.model, settings: wish.settings, page: location.origin });
+  }
+  talk.conversation = new Conversation(facts, wish, { message, heard, said, line, ended });
+  await talk.conversation.open();
+  at("fields").disabled = true;
+  show("start", "Stop");
+  at("mute").disabled = false;
+  show("codec", talk.conversation.codec.constructor.title);
+  show("state", "Connecting …");
+}
+
+const seconds = () => talk.frames * talk.facts.frame_size / talk.facts.sample_rate;
+
+function heard(samples) {
+  const { you, model, facts } = talk;
+  talk.frames += 1;
+  you.hear(samples);
+  talk.recording?.hear(samples);
+  meter("you", you);
+  transcript.user(you.speaking, seconds(), facts.frame_size / facts.sample_rate);
+  const dry = talk.line?.dry ?? 0;
+  timeline.add(you, model, dry > talk.dry);
+  if (dry > talk.dry) trouble({ type: "ran_dry", times: dry });
+  talk.dry = dry;
+}
+
+function said(samples) {
+  talk.recording?.say(samples);
+  meter("it", talk.model.hear(samples));
+}
+
+function message(news) {
+  talk.recording?.event(news);
+  if (news.type === "ready") {
+    show("state", `Talking: session ${news.session}, seed ${news.seed}`);
+    show("health", "The line is healthy");
+  }
+  if (news.type === "text") {
+    at("empty").hidden = true;
+    transcript.model(news.text, seconds());
+  }
+  if (news.type === "notice") problem(news.message);
+  if (news.type === "stats") stats(news);
+}
+
+function stats(news) {
+  const late = news.missed + news.stalls;
+  if (late > talk.late) trouble();
+  talk.late = late;
+  show("missed", `${news.missed} of ${news.frames}`);
+  show("underruns", `${news.underruns}`);
+  show("stalls", `${news.stalls}`);
+  show("step", `${news.step_ms} ms, worst ${news.worst_step_ms}`);
+  if (performance.now() - talk.troubleAt > HEALTHY_AFTER_MS) health(true);
+}
+
+function line(figures) {
+  talk.line = figures;
+  const now = performance.now();
+  const elapsed = now - talk.lineShown;
+  if (elapsed < SHOW_LINE_MS) return;
+  show("delay", ms(figures.delay));
+  show("held", ms(figures.target));
+  show("dry", `${figures.dry}`);
+  if (talk.lineShown) {
+    const rate = (bytes, before) => Math.round(8 * (bytes - before) / elapsed);
+    const up = rate(figures.up, talk.up), down = rate(figures.down, talk.down);
+    show("rates", `${up} and ${down} kbit/s`);
+  }
+  if (figures.isBehind) problem("This machine is too slow for Opus just now: choose PCM under Settings.");
+  if (figures.dropped) problem("The network is too slow for your sound: parts of it are not sent.");
+  Object.assign(talk, { lineShown: now, up: figures.up, down: figures.down });
+}
+
+function trouble(event) {
+  if (event) talk.recording?.event(event);
+  talk.troubleAt = performance.now();
+  health(false);
+}
+
+function health(isGood) {
+  show("health", isGood ? "The line is healthy" : "The line has trouble: see the counts below");
+  at("health").classList.toggle("bad", !isGood);
+}
+
+function meter(id, { level, speaking }) {
+  at(id).value = level;
+  show(`${id}-speaking`, speaking ? "speaking" : "silent");
+}
+
+function ended(text) {
+  const { recording } = talk;
+  talk = null;
+  rest();
+  show("state", text ? "Not connected" : "The conversation has ended");
+  show("health", "No conversation now");
+  at("health").classList.remove("bad");
+  problem(text);
+  if (recording) keep(recording);
+}
+
+function rest() {
+  show("start", "Start talking");
+  at("mute").disabled = true;
+  at("mute").setAttribute("aria-pressed", "false");
+  at("fields").disabled = false;
+  for (const id of ["you", "it"]) meter(id, { level: QUIETEST, speaking: false });
+}
+
+function keep(recording) {
+  const files = { wav: ["wav", recording.wav()], text: ["txt", transcript.file()], trace: ["json", recording.trace()] };
+  const name = `clearline-${new Date(recording.started).toISOString().slice(0, 19).replaceAll(":", "")}`;
+  for (const [id, [ending, file]] of Object.entries(files)) {
+    URL.revokeObjectURL(at(id).href);
+    at(id).href = URL.createObjectURL(file);
+    at(id).download = `${name}.${ending}`;
+  }
+  at("downloads").hidden = false;
+}
+
+// What is pressed
+
+at("start").onclick = async () => {
+  if (isStarting) return;
+  if (talk) {
+    show("state", "Ending …");
+    return talk.conversation.stop();
+  }
+  isStarting = true;
+  try {
+    await start();
+  } catch (error) {
+    talk = null;
+    rest();
+    show("state", "Not connected");
+    problem(error.message);
+  } finally {
+    isStarting = false;
+  }
+};
+
+at("mute").onclick = () => {
+  if (!talk) return;
+  talk.conversation.muted = !talk.conversation.muted;
+  at("mute").setAttribute("aria-pressed", String(talk.conversation.muted));
+};
+
+at("wishes").onsubmit = (event) => event.preventDefault();
+
+// At the beginning
+
+function explainInsecure() {
+  at("insecure").hidden = false;
+  at("start").disabled = true;
+  show("origin", location.origin);
+  const port = location.port || "80";
+  show("https", `https://${location.host}`);
+  at("https").href = `https://${location.host}/`;
+  show("tunnel", `ssh -L ${port}:localhost:${port} ${location.hostname}`);
+  show("local", `http://localhost:${port}`);
+  at("local").href = `http://localhost:${port}/`;
+}
 
 // A token given as #token=... is kept for this tab and taken out of the address.
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -14,175 +271,6 @@ if (given) {
   history.replaceState(null, "", location.pathname);
 }
 at("token").value = sessionStorage.getItem("token") ?? "";
-
-function problem(text) {
-  at("problem").hidden = !text;
-  at("problem").textContent = text;
-}
-
-function state(text) { at("state").textContent = text; }
-
-async function info() {
-  const token = at("token").value;
-  const answer = await fetch("/api/info", { headers: token ? { Authorization: `Bearer ${token}` } : {} });
-  if (answer.status === 401) throw new Error("This server asks for a token: enter it under Settings.");
-  if (!answer.ok) throw new Error(`The server answers with ${answer.status}: ${(await answer.json()).error ?? ""}`);
-  sessionStorage.setItem("token", token);
-  return answer.json();
-}
-
-function fillSettings(facts) {
-  at("model").textContent = `Model ${facts.model}, ${facts.step_ms} ms of work for every 80 ms of sound`;
-  if (!facts.keeps_up) problem("This machine is slower than real time with this model: expect gaps.");
-  for (const name of facts.presets) {
-    if (![...at("preset").options].some((option) => option.value === name)) at("preset").add(new Option(name, name));
-  }
-  at("seed").placeholder = facts.seed;
-  at("temperature").placeholder = facts.temperature;
-  at("text-temperature").placeholder = facts.text_temperature;
-}
-
-function address() {
-  const query = new URLSearchParams();
-  for (const [name, id] of [["preset", "preset"], ["seed", "seed"], ["temperature", "temperature"],
-    ["text_temperature", "text-temperature"], ["token", "token"]]) {
-    if (at(id).value !== "") query.set(name, at(id).value);
-  }
-  return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/pcm?${query}`;
-}
-
-async function microphone() {
-  if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error(`Browsers give the microphone only to pages from https:// or from localhost. This page is ${location.origin}: `
-      + "start the server with --tls-self-signed (the browser will warn once), or reach it through an SSH tunnel "
-      + "(ssh -L 8998:localhost:8998 …) at http://localhost:8998.");
-  }
-  try {
-    return await navigator.mediaDevices.getUserMedia({
-      audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
-    });
-  } catch (error) {
-    const why = { NotAllowedError: "The microphone was not allowed: allow it in the address bar, then start again.",
-      NotFoundError: "There is no microphone.", NotReadableError: "Another program holds the microphone." };
-    throw new Error(why[error.name] ?? `The microphone cannot be used: ${error.message}`);
-  }
-}
-
-const decibels = (pcm) => 20 * Math.log10(Math.max(Math.sqrt(pcm.reduce((sum, x) => sum + x * x, 0) / pcm.length), 1e-5));
-
-async function start() {
-  problem("");
-  at("text").textContent = "";
-  const facts = await info();
-  fillSettings(facts);
-  const stream = await microphone();
-  const context = new AudioContext({ sampleRate: facts.sample_rate });
-  line = { stream, context, muted: false, sent: [], socket: null, recording: null };
-  await context.audioWorklet.addModule("/web/capture.js");
-  await context.audioWorklet.addModule("/web/player.js");
-  const capture = new AudioWorkletNode(context, "capture", { processorOptions: { frameSize: facts.frame_size } });
-  const player = new AudioWorkletNode(context, "player", { numberOfInputs: 0, outputChannelCount: [1] });
-  if (at("record").checked) line.recording = new Recording(facts.sample_rate, facts.frame_size);
-  context.createMediaStreamSource(stream).connect(capture);
-  capture.connect(context.destination); // it outputs silence; what leads nowhere may not be run at all
-  player.connect(context.destination);
-  player.port.onmessage = ({ data }) => {
-    line && (line.held = data.waiting);
-    at("dry").textContent = data.dry;
-    at("buffer").textContent = `${Math.round(data.waiting * 1000)} ms`;
-  };
-  capture.port.onmessage = ({ data }) => heard(data);
-  await context.resume();
-  connect(player);
-  at("start").textContent = "Stop";
-  at("mute").disabled = false;
-}
-
-function heard(frame) {
-  if (!line || line.socket?.readyState !== WebSocket.OPEN || line.socket.bufferedAmount > SEND_AT_MOST) return;
-  if (line.muted) frame.fill(0); // silence keeps the model's clock going
-  at("you").value = decibels(frame);
-  const pcm = Int16Array.from(frame, (x) => Math.max(-FULL_SCALE, Math.min(FULL_SCALE - 1, Math.round(x * FULL_SCALE))));
-  line.socket.send(pcm.buffer);
-  line.sent.push(performance.now());
-  line.recording?.hear(pcm);
-}
-
-function connect(player) {
-  const socket = line.socket = new WebSocket(address());
-  socket.binaryType = "arraybuffer";
-  let told = "";
-  socket.onopen = () => state("connected, waiting to be let in");
-  socket.onmessage = ({ data }) => {
-    if (data instanceof ArrayBuffer) return said(new Int16Array(data), player);
-    const message = JSON.parse(data);
-    line?.recording?.event(message);
-    if (message.type === "ready") state(`talking, session ${message.session}, seed ${message.seed}`);
-    if (message.type === "text") at("text").textContent += message.text;
-    if (message.type === "notice") problem(message.message);
-    if (message.type === "error") told = message.message;
-    if (message.type === "stats") {
-      at("step").textContent = `${message.worst_step_ms} ms`;
-      at("missed").textContent = message.missed;
-    }
-    if (message.type === "first_sound") line?.sent.splice(0, message.frame); // the frames before it have no reply
-  };
-  socket.onclose = (event) => {
-    if (!line || line.socket !== socket) return;
-    stop();
-    if (told || event.code !== 1000) problem(told || `The connection was lost (${event.code}).`);
-  };
-}
-
-function said(pcm, player) {
-  const samples = Float32Array.from(pcm, (x) => x / FULL_SCALE);
-  at("it").value = decibels(samples);
-  player.port.postMessage(samples);
-  const sent = line.sent.shift();
-  if (sent !== undefined) at("delay").textContent = `${Math.round(performance.now() - sent + 1000 * (line.held ?? 0)) + 80} ms`;
-  line.recording?.say(pcm);
-}
-
-function stop() {
-  const ended = line;
-  line = null;
-  at("start").textContent = "Start talking";
-  at("mute").disabled = true;
-  setMuted(false);
-  state("not connected");
-  if (!ended) return;
-  ended.stream.getTracks().forEach((track) => track.stop());
-  ended.socket?.close();
-  ended.context.close();
-  for (const id of ["you", "it"]) at(id).value = -60;
-  if (ended.recording) offer(ended.recording);
-}
-
-function offer(recording) {
-  for (const id of ["wav", "transcript", "trace"]) {
-    if (at(id).href) URL.revokeObjectURL(at(id).href);
-    at(id).href = URL.createObjectURL(recording[id]());
-  }
-  at("downloads").hidden = false;
-}
-
-function setMuted(muted) {
-  if (line) line.muted = muted;
-  at("mute").setAttribute("aria-pressed", String(muted));
-}
-
-at("start").onclick = async () => {
-  if (line) return stop();
-  at("start").disabled = true;
-  try {
-    await start();
-  } catch (error) {
-    stop();
-    problem(error.message);
-  } finally {
-    at("start").disabled = false;
-  }
-};
-at("mute").onclick = () => setMuted(!line?.muted);
-info().then(fillSettings).catch((error) => problem(error.message));
-if (!navigator.mediaDevices?.getUserMedia) microphone().catch((error) => problem(error.message));
+at("settings").open = matchMedia("(min-width: 60rem)").matches;
+if (!isAvailable()) explainInsecure();
+askServer().catch((error) => problem(error.message));

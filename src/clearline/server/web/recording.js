@@ -1,40 +1,72 @@
-// A conversation kept in this page: what was heard and said, frame by frame, on one clock.
+// A conversation kept in this page, and nowhere else, until it is downloaded.
+import { toInt16 } from "./codecs.js";
+
+const MOST_MINUTES = 60; // 350 MB of samples
+
 export class Recording {
-  constructor(sampleRate, frameSize) {
-    this.sampleRate = sampleRate;
-    this.frameSize = frameSize;
+  constructor(facts, about) {
+    this.rate = facts.sample_rate;
+    this.frameSize = facts.frame_size;
+    this.about = about;
+    this.started = Date.now();
     this.heard = [];
-    this.said = []; // {frame, pcm}
+    this.said = [];
+    this.saidFrom = 0; // samples
     this.events = [];
-    this.text = "";
+    this.isFull = false;
   }
 
-  hear(pcm) { this.heard.push(pcm); }
-  // The reply to frame n sounds after frame n was heard: at position n + 1.
-  say(pcm) { this.said.push({ position: Math.max(this.said.length ? this.said.at(-1).position + 1 : 0, this.heard.length), pcm }); }
+  get milliseconds() { return Date.now() - this.started; }
+
+  hear(samples) {
+    this.isFull ||= this.heard.length * this.frameSize >= MOST_MINUTES * 60 * this.rate;
+    if (!this.isFull) this.heard.push(toInt16(samples));
+  }
+
+  say(samples) { if (!this.isFull) this.said.push(toInt16(samples)); }
+
   event(message) {
-    this.events.push({ ms: Math.round(performance.now()), ...message });
-    if (message.type === "text") this.text += message.text;
+    // The reply to frame n can begin when frame n has been heard to its end.
+    if (message.type === "first_sound") this.saidFrom = (message.frame + 1) * this.frameSize;
+    this.events.push({ ms: this.milliseconds, ...message });
   }
 
-  // 16-bit WAV, left the user, right the model.
+  // 16-bit WAV at the model's rate: left the user, as sent; right the model, each frame after the one it answers.
   wav() {
-    const frames = Math.max(this.heard.length, this.said.length ? this.said.at(-1).position + 1 : 0);
-    const data = new Int16Array(frames * this.frameSize * 2);
-    const place = (pcm, position, channel) => {
-      for (let i = 0; i < pcm.length; i++) data[2 * (position * this.frameSize + i) + channel] = pcm[i];
+    const count = (pieces) => pieces.reduce((sum, piece) => sum + piece.length, 0);
+    const samples = Math.max(count(this.heard), this.said.length ? this.saidFrom + count(this.said) : 0);
+    const data = new Int16Array(samples * 2);
+    const place = (pieces, from, channel) => {
+      for (const piece of pieces) for (const sample of piece) data[2 * from++ + channel] = sample;
     };
-    this.heard.forEach((pcm, position) => place(pcm, position, 0));
-    this.said.forEach(({ position, pcm }) => place(pcm, position, 1));
-    const header = new DataView(new ArrayBuffer(44));
-    const letters = (at, text) => [...text].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
-    letters(0, "RIFF"); header.setUint32(4, 36 + data.byteLength, true); letters(8, "WAVEfmt ");
-    header.setUint32(16, 16, true); header.setUint16(20, 1, true); header.setUint16(22, 2, true);
-    header.setUint32(24, this.sampleRate, true); header.setUint32(28, this.sampleRate * 4, true);
-    header.setUint16(32, 4, true); header.setUint16(34, 16, true); letters(36, "data"); header.setUint32(40, data.byteLength, true);
-    return new Blob([header, data], { type: "audio/wav" });
+    place(this.heard, 0, 0);
+    place(this.said, this.saidFrom, 1);
+    return new Blob([header(this.rate, data.byteLength), data], { type: "audio/wav" });
   }
 
-  transcript() { return new Blob([this.text.trim() + "\n"], { type: "text/plain" }); }
-  trace() { return new Blob([JSON.stringify(this.events, null, 1)], { type: "application/json" }); }
+  trace() {
+    const { about, rate, frameSize, events } = this;
+    const trace = { ...about, started: new Date(this.started).toISOString(), rate, frame_size: frameSize,
+      frames_heard: this.heard.length, said_from_sample: this.saidFrom, events };
+    return new Blob([JSON.stringify(trace, null, 1)], { type: "application/json" });
+  }
+}
+
+function header(rate, bytes) {
+  const channels = 2, width = 2;
+  const view = new DataView(new ArrayBuffer(44));
+  const letters = (at, text) => [...text].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
+  letters(0, "RIFF");
+  view.setUint32(4, 36 + bytes, true);
+  letters(8, "WAVEfmt ");
+  view.setUint32(16, 16, true);
+  view.setUint16(20, 1, true); // PCM
+  view.setUint16(22, channels, true);
+  view.setUint32(24, rate, true);
+  view.setUint32(28, rate * channels * width, true);
+  view.setUint16(32, channels * width, true);
+  view.setUint16(34, 8 * width, true);
+  letters(36, "data");
+  view.setUint32(40, bytes, true);
+  return view;
 }

@@ -1,0 +1,116 @@
+"""Asks every witness about recordings whose truth is known, and appends what each measured, a line a recording.
+
+    NANO_WORK=/root/nano python benchmarks/judge/measure.py measures.jsonl --seed 1 --minutes 20
+
+Rounds of one recording per condition, until the time is over; runs with different seeds add up. `fit.py` makes the
+calibration of them.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from codec_conditions import CODEC_CONDITIONS
+from conditions import CONDITIONS
+from corpus import Clip, voices
+
+import clearline
+from clearline.app import load_codec
+from clearline.errors import ClearlineError
+from clearline.lab.judge import codes, language, mos, sound, text
+from clearline.lab.judge.case import Case
+from clearline.lab.judge.defects import clipped_share, frame_pattern, gap_count, looped
+from clearline.lab.judge.hearing import Heard, hear
+
+# Conditions that a healthy recording is in deserve more recordings: false alarms are the worse mistake.
+TWICE = ("clean", "between silences", "light noise", "nano healthy")
+
+
+def replies(folder: Path, count: int) -> list[Clip]:
+    """nano's own replies with their codes, made once."""
+    path = folder / "nano_replies.npz"
+    model = clearline.load("nano", threads=1)
+    if not path.exists():
+        made = {}
+        for number, clip in enumerate(voices(count, np.random.default_rng(17))):
+            result = model.run(clip.pcm, 24_000, tail=4.5)
+            if result.words:
+                begin = max(0, int(result.words[0].start / 0.08) - 3)
+                made |= {f"codes {number}": result.codes_out[:, begin:], f"text {number}": np.array(result.text)}
+        np.savez(path, **made)
+    found = np.load(path)
+    numbers = [name.split()[1] for name in found if name.startswith("codes")]
+    splits = ["test" if n % 5 < 2 else "fit" for n in range(len(numbers))]
+    return [
+        Clip(np.zeros(0, np.float32), str(found[f"text {n}"]), "nano", split, found[f"codes {n}"])
+        for n, split in zip(numbers, splits, strict=True)
+    ]
+
+
+def measures(case: Case) -> dict[str, dict[str, float]]:
+    out = {}
+    for witness in (sound, mos, language, text, codes):
+        try:
+            found = witness.ask(case)
+        except ClearlineError as error:
+            raise SystemExit(str(error)) from error
+        if found.asked:
+            out[witness.NAME] = dict(found.measures)
+    return out
+
+
+def defect_values(heard: Heard) -> dict[str, float]:
+    """What the rules of `defects` compare with their thresholds."""
+    return {
+        "clipped": clipped_share(heard.pcm), "pattern": frame_pattern(heard), "gaps": gap_count(heard) / heard.active,
+        "looped": looped(heard.voice)[0], "offset": abs(float(heard.pcm.mean())),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--decoys", type=int, default=29)
+    arguments = parser.parse_args()
+    text.DECOYS = arguments.decoys
+    language.SURE = -2.0  # the curve needs the advantage alone, not the search for another speed
+    rng = np.random.default_rng(arguments.seed)
+    codec = load_codec("nano", threads=1)
+    own = replies(arguments.output.parent, 20)
+    until = time.time() + 60 * arguments.minutes
+    with arguments.output.open("a") as file:
+        while time.time() < until:
+            names = [*CONDITIONS, *CODEC_CONDITIONS, *TWICE]
+            clips = voices(10**9, rng)
+            for name in rng.permutation(names):
+                started = time.process_time()
+                if name in CONDITIONS:
+                    condition = CONDITIONS[name]
+                    for _ in range(int(rng.integers(1, 6))):
+                        clip = next(clips)
+                    pcm, rate = condition.change(clip.pcm, rng)
+                    truth, family = condition.truth, condition.family
+                    case = Case(hear(np.asarray(pcm, np.float32), rate), clip.text)
+                else:
+                    truth, family, harm = CODEC_CONDITIONS[name]
+                    clip = own[int(rng.integers(len(own)))]
+                    harmed = harm(clip.codes, rng)
+                    case = Case(hear(codec.decode(harmed).astype(np.float32), 24_000), clip.text, harmed, codec)
+                if case.heard.active < 0.3:
+                    continue
+                row = {
+                    "condition": str(name), "truth": truth, "family": family, "voice": clip.voice, "split": clip.split,
+                    "seconds": len(case.heard.voice) / 16_000, "witnesses": measures(case), "defects": defect_values(case.heard),
+                }  # fmt: skip
+                file.write(json.dumps(row | {"cpu": time.process_time() - started}) + "\n")
+                file.flush()
+                if time.time() > until:
+                    break
+
+
+if __name__ == "__main__":
+    main()

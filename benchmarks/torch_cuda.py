@@ -1,0 +1,221 @@
+"""Frames on a CUDA card: Clearline's lanes and Kyutai's `moshi`, in one process, on the 7B shape with random weights.
+
+    python benchmarks/torch_cuda.py [--batches 1 8 32 64] [--filled 500 3000] [--dtype bfloat16] [--no-peer]
+    python benchmarks/torch_cuda.py --device cpu --shape tiny --steps 3     # that the script itself works
+
+Needs, in one environment, a CUDA build of PyTorch, Clearline, and for the peer `pip install --no-deps moshi==0.2.13` with its
+dependencies (oracle/setup.sh has the list). A step is the language model's; a frame has the codec's encoder and decoder
+too. Kyutai's run with its own CUDA graphs, and attends to its whole ring from the first step. Times are of the host, from
+handing in codes or sound to holding tokens or sound. Random weights: speed does not depend on what they say.
+"""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import shapes
+import torch
+from timing import Times, machine, timed
+
+from clearline.backends import get_backend
+from clearline.config import GenerationConfig, LMConfig, Sampling
+from clearline.config.kyutai import official_mimi
+from clearline.generate import Codec, LMPrograms
+from clearline.generate.torch_frame import HEARD, TorchFrame
+from clearline.lab.bench import matrix_bytes
+from clearline.model import lm_weights
+from clearline.ops import Weight
+
+# As Kyutai's server samples.
+SETTINGS = GenerationConfig(text=Sampling(temperature=0.7, top_k=25), audio=Sampling(temperature=0.8, top_k=250))
+
+
+def tiny() -> LMConfig:
+    """The 7B's streams and layers of almost no width."""
+    cfg = shapes.moshi_7b()
+    assert cfg.depformer is not None
+    depth = replace(cfg.depformer.transformer, dim=32, num_heads=2, num_kv_heads=2, num_layers=2, ffn_hidden=(32,) * 8)
+    wide = replace(cfg.transformer, dim=64, num_heads=2, num_kv_heads=2, num_layers=2, ffn_hidden=(64,), context=100)
+    return replace(cfg, transformer=wide, depformer=replace(cfg.depformer, transformer=depth))
+
+
+SHAPES = {"moshi-7b": shapes.moshi_7b, "hibiki-1b": shapes.hibiki_1b, "tiny": tiny}
+
+
+def random_bfloat16(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
+    """Weights of variance 1/fan-in; a block of random numbers again and again, which is made as fast as it is copied."""
+    block = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
+    found = {}
+    for name, shape in sizes.items():
+        fan_in = int(np.prod(shape[1:])) or 1
+        scale = 0.5 if name.endswith(("alpha", "norm1.weight", "norm2.weight")) else fan_in**-0.5
+        found[name] = Weight(name, np.resize((scale * block).astype(ml_dtypes.bfloat16), shape))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--shape", choices=SHAPES, default="moshi-7b")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--filled", type=int, nargs="+", default=[500, 3000], help="positions of the past")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--no-peer", action="store_true")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    bandwidth = copy_bandwidth(device)
+    print(machine())
+    about = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{about}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}; copy {bandwidth:.0f} GB/s read and written")
+    print("\n| program | batch | filled | step | frame with codec | memory | of bandwidth |\n|---|---|---|---|---|---|---|")
+    cfg = SHAPES[args.shape]()
+    clearline(cfg, args, bandwidth)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if not args.no_peer:
+        kyutai(cfg, args)
+
+
+def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> None:
+    backend, codec_backend = (get_backend("torch", device=args.device, dtype=dtype) for dtype in (args.dtype, "float32"))
+    weights = random_bfloat16(lm_weights(cfg))
+    programs = LMPrograms(cfg, backend, weights)
+    codec = Codec(official_mimi(), codec_backend, shapes.random_mimi())
+    width = np.dtype(getattr(ml_dtypes, args.dtype, args.dtype)).itemsize
+    for batch in args.batches:
+        reset_memory(args.device)
+        try:
+            frame = TorchFrame(codec, programs, batch)
+            for lane in range(batch):
+                frame.begin(lane, replace(SETTINGS, seed=lane))
+            for filled in args.filled:
+                step, whole = ours(frame, filled, args.steps)
+                rows = min(filled, cfg.transformer.context) * batch
+                cache = 2 * width * cfg.transformer.num_kv_heads * cfg.transformer.head_dim * cfg.transformer.num_layers * rows
+                read = (matrix_bytes(weights) * width / 4 + cache) / 1e9
+                share = f"{read / step.median * 1e3 / bandwidth:.0%} of {read:.1f} GB"
+                report(f"clearline ({args.dtype})", batch, filled, step, whole, memory(args.device), share)
+            del frame
+        except torch.OutOfMemoryError:
+            print(f"| clearline ({args.dtype}) | {batch} | | does not fit | | | |", flush=True)
+        gc.collect()
+
+
+def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[Times, Times]:
+    """A language-model step, and a frame from sound to sound, with every lane at position `filled`."""
+    active, off = np.ones(frame.lanes, bool), np.zeros(frame.lanes, bool)
+    users = max(1, frame.cfg.user_streams)
+    forced = np.full((frame.lanes, 1 + frame.cfg.dep_q), -2)
+    codes = np.random.default_rng(0).integers(0, frame.cfg.card, (frame.lanes, users))
+    pcm = np.random.default_rng(0).standard_normal((frame.lanes, 1920)).astype(np.float32) * 0.05
+    heard = np.full((frame.lanes, users), HEARD)
+    frame.encode(off, pcm, codes)
+    frame.pretend(filled)
+
+    def step() -> None:
+        frame.language(active, forced, off)
+        frame.fetch()
+
+    def whole() -> None:
+        frame.encode(active, pcm, heard)
+        frame.language(active, forced, off)
+        frame.decode(active)
+        frame.fetch()
+
+    return timed(step, steps), timed(whole, steps)
+
+
+def kyutai(cfg: LMConfig, args: argparse.Namespace) -> None:
+    """The same of `moshi`, or why not."""
+    try:
+        from moshi.models import LMGen, loaders
+        from moshi.models.lm import LMModel
+    except ImportError as error:
+        print(f"| moshi | | | not measured: {error} | | | |")
+        return
+    kwargs = dict(loaders._lm_kwargs)
+    if args.shape != "moshi-7b":
+        depth = cfg.depformer
+        assert depth is not None
+        kwargs |= {
+            "dim": cfg.transformer.dim, "num_heads": cfg.transformer.num_heads, "num_layers": cfg.transformer.num_layers,
+            "depformer_dim": depth.transformer.dim, "depformer_num_heads": depth.transformer.num_heads,
+            "depformer_num_layers": depth.transformer.num_layers, "depformer_dim_feedforward": 4 * depth.transformer.dim,
+            "context": cfg.transformer.context, "text_card": cfg.text_card, "delays": list(cfg.delays),
+        }  # fmt: skip
+    with torch.no_grad():
+        model = LMModel(device=args.device, dtype=getattr(torch, args.dtype), **kwargs).eval()
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
+        mimi = loaders.get_mimi(None, device=args.device)
+        for batch in args.batches:
+            reset_memory(args.device)
+            try:
+                step, whole = theirs(LMGen(model, use_sampling=True), mimi, batch, args.device, args.steps)
+                report("moshi 0.2.13", batch, "whole ring", step, whole, memory(args.device), "")
+            except torch.OutOfMemoryError:
+                print(f"| moshi 0.2.13 | {batch} | | does not fit | | | |", flush=True)
+            gc.collect()
+
+
+def theirs(gen: object, mimi: object, batch: int, device: str, steps: int) -> tuple[Times, Times]:
+    codes = torch.randint(0, 2048, (batch, 8, 1), device=device)
+    pcm = torch.randn(batch, 1, 1920, device=device) * 0.05
+
+    def step() -> None:
+        tokens = gen.step(codes)  # type: ignore[attr-defined]
+        if tokens is not None:
+            tokens.cpu()
+
+    def whole() -> None:
+        tokens = gen.step(mimi.encode(pcm))  # type: ignore[attr-defined]
+        if tokens is not None:
+            tokens[:, 0].cpu()
+            mimi.decode(tokens[:, 1:].clamp(0, 2047)).cpu()  # type: ignore[attr-defined]
+
+    with gen.streaming(batch), mimi.streaming(batch):  # type: ignore[attr-defined]
+        return timed(step, steps), timed(whole, steps)
+
+
+def report(program: str, batch: int, filled: object, step: Times, frame: Times, memory: str, share: str) -> None:
+    print(
+        f"| {program} | {batch} | {filled} | {step.median:.2f} ms (p99 {step.p99:.2f}) "
+        f"| {frame.median:.2f} ms (p99 {frame.p99:.2f}) | {memory} | {share} |",
+        flush=True,
+    )
+
+
+def reset_memory(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def memory(device: str) -> str:
+    return f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB" if device.startswith("cuda") else ""
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written by a copy, GB/s: what kernels that do nothing else reach."""
+    size = 4 << 30 if device.type == "cuda" else 1 << 28
+    a = torch.empty(size, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    best = 0.0
+    for _ in range(10):
+        wait()
+        start = time.perf_counter()
+        b.copy_(a)
+        wait()
+        best = max(best, 2 * size / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""MLX's devices: which are here, what keeps the GPU from being used, and what to do when memory runs out."""
+
+import os
+import platform
+from importlib.metadata import version
+
+import mlx.core as mx
+
+from clearline.backends.wanted import Device, Wanted, only
+from clearline.errors import BackendError
+
+# Newer MLX multiplies float32 matrices in TF32 where a GPU can (Apple's M5, CUDA): ten bits of mantissa, and other tokens.
+# It reads this at its first product. Whoever has set it to 1 gets what they asked for.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+def devices() -> list[Device]:
+    """The GPU that belongs to this build of MLX or to this machine, with what is wrong with it, then the CPU."""
+    name, fault = gpu()
+    about = f"MLX {version('mlx')} on {'Metal' if name == 'metal' else 'CUDA'}"
+    return [Device(name, about, fault), Device("cpu", f"MLX {version('mlx')}; on Linux slow, with the reference BLAS")]
+
+
+def gpu() -> tuple[str, str]:
+    """The GPU's name as in `--device`, and why it cannot be used, or nothing."""
+    if mx.metal.is_available():
+        return "metal", ""
+    if hasattr(mx, "cuda") and mx.cuda.is_available():
+        return "cuda", ""
+    if platform.system() == "Darwin":
+        return "metal", "this MLX finds no Metal; it needs a Mac with Apple Silicon, and macOS 13.5 or newer"
+    return "cuda", "this MLX has no CUDA, or finds no card; pip install 'mlx[cuda12]' is the build with CUDA"
+
+
+def checked_device(wanted: Wanted) -> tuple[str, str]:
+    """The device to use, and why it is the CPU where nobody asked for that. Raises BackendError when it is not to be had."""
+    name, fault = gpu()
+    only("mlx", wanted, ("metal", "cuda", "cpu"), tuple(DTYPES))
+    other = "" if wanted.device in (None, "cpu", name) else f"this is MLX for {name}"
+    if wanted.device not in (None, "cpu") and (fault or other):
+        said = other or fault
+        raise BackendError(
+            f"device {wanted.device} cannot be used: {said}. MLX also runs on the CPU (--device cpu); onnx is faster there"
+        )
+    if wanted.device is not None or not fault:
+        return wanted.device or name, ""
+    return "cpu", f"mlx runs on the CPU: {fault}. With --device cpu this is not said; --backend onnx is faster"
+
+
+def memory_message(device: str, error: Exception) -> str:
+    """Out of memory in the middle of things."""
+    held, first = mx.get_active_memory() / 1e9, str(error).splitlines()[0]
+    advice = "quantise the model (--quantize q8 or q4), take --dtype bfloat16, or hold fewer conversations at once"
+    return f"{device} is out of memory with {held:.1f} GB of weights and state on it: {first}. {advice}"

@@ -1,0 +1,144 @@
+"""Running steps with MLX: lazy arrays, and one evaluation for everything a step leaves behind."""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from clearline.backends.mlx_devices import DTYPES, checked_device, memory_message
+from clearline.backends.mlx_devices import devices as devices
+from clearline.backends.mlx_ops import MlxOps, RingArrays
+from clearline.backends.mlx_state import MlxRing
+from clearline.backends.mlx_weights import MlxWeights
+from clearline.backends.wanted import Wanted, refuse_cache
+from clearline.errors import BackendError
+from clearline.ops import Backend, InputSpec, Leaf, Program, State, StateSpec, StepFunction, Weight, Weights, as_ops
+
+# MLX before 0.31.2 may not be used by two threads at once, and a GPU has one queue anyway.
+_ALONE = threading.RLock()
+
+
+class _MlxProgram:
+    def __init__(
+        self,
+        step: StepFunction,
+        weights: Mapping[str, Weight],
+        state: Iterable[StateSpec],
+        inputs: Mapping[str, InputSpec],
+        backend: "Mlx",
+    ) -> None:
+        self._step = step
+        self._weights = Weights(weights)
+        self._backend = backend
+        self._state = {spec.path: spec.kind for spec in state}
+        self._inputs = dict(inputs)
+        self._call = mx.compile(self._traced) if backend.compiled else self._traced
+
+    def _traced(self, leaves: dict[str, Any], inputs: dict[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, Any]]:
+        """The step on arrays: what `mx.compile` records once per thread and ring size."""
+        rings = {path: RingArrays(*leaf) if self._state[path] == "ring" else leaf for path, leaf in leaves.items()}
+        view = State(rings)
+        ops = MlxOps(self._backend.weights)
+        outputs: dict[str, Any] = self._step(as_ops(ops), self._weights, view, inputs)
+        # What leaves for NumPy, which has no bfloat16.
+        return {name: y if _whole(y) else y.astype(mx.float32) for name, y in outputs.items()}, view.new
+
+    def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with self._backend.active():
+            given = {name: self._array(inputs[name], spec.ids) for name, spec in self._inputs.items()}
+            outputs, new = self._call({path: self._leaf(state[path], kind) for path, kind in self._state.items()}, given)
+            # The old arrays are let go before anything is computed, so that rings are written where they are.
+            for path, leaf in new.items():
+                if isinstance(state[path], MlxRing):
+                    state[path].k, state[path].v = leaf
+                else:
+                    state[path] = leaf
+            mx.eval(outputs, new)
+            return {name: _numpy(array) for name, array in outputs.items()}
+
+    def _array(self, array: np.ndarray, ids: bool) -> mx.array:
+        return mx.array(np.ascontiguousarray(array), mx.int64 if ids else self._backend.float)
+
+    def _leaf(self, leaf: Leaf, kind: str) -> Any:
+        if kind == "ring":
+            leaf.reserve(leaf.end + leaf.rows)
+            return leaf.k, leaf.v
+        return self._array(leaf, kind == "position") if isinstance(leaf, np.ndarray) else leaf
+
+
+class Mlx:
+    """The backend object. Weights laid out for MLX are shared between the programs of one model."""
+
+    name = "mlx"
+    draws = True  # tokens too, see clearline.generate.guess: an evaluation waits for the device
+
+    def __init__(self, device: str = "cpu", dtype: str = "float32", compiled: bool | None = None) -> None:
+        """`compiled`: fuse operations with `mx.compile`; on a GPU unless told otherwise, see below."""
+        self.device = device
+        self.dtype = dtype
+        self.float = DTYPES[dtype]
+        self._place = mx.Device(mx.cpu if device == "cpu" else mx.gpu)
+        # On a CPU `mx.compile` starts g++ for every fused kernel: see benchmarks/RESULTS.md.
+        self.compiled = device != "cpu" if compiled is None else compiled
+        with self.active():
+            self.weights = MlxWeights(self.float, cpu=device == "cpu")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """No other thread, this device, and its lack of memory told as ours."""
+        try:
+            with _ALONE, mx.stream(self._place):
+                yield
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or "alloc" in str(error):
+                raise BackendError(memory_message(self.device, error)) from error
+            raise
+
+    def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
+        leaves: dict[str, Leaf] = {}
+        with self.active():
+            for spec in specs:
+                if spec.kind == "ring":
+                    # NaN screams when a mask lets through what was never written; a GPU's fused attention may add its mask.
+                    leaves[spec.path] = MlxRing(spec, self.float, np.nan if self.device == "cpu" else 0.0)
+                else:
+                    leaves[spec.path] = mx.zeros(spec.shape, mx.int64 if spec.kind == "position" else self.float)
+            mx.eval([(leaf.k, leaf.v) if isinstance(leaf, MlxRing) else leaf for leaf in leaves.values()])
+        return leaves
+
+    def compile(
+        self,
+        step: StepFunction,
+        weights: Mapping[str, Weight],
+        state: Iterable[StateSpec],
+        inputs: Mapping[str, InputSpec],
+    ) -> Program:
+        return _MlxProgram(step, weights, state, inputs, self)
+
+
+def make(wanted: Wanted) -> Backend:
+    """A backend on the wanted device, or on the GPU, or on the CPU, which says why. Raises BackendError."""
+    refuse_cache("mlx", wanted)
+    device, why = checked_device(wanted)
+    if why:
+        _say_once(why)
+    return Mlx(device, wanted.dtype or "float32")
+
+
+@cache
+def _say_once(what: str) -> None:
+    logging.getLogger(__name__).warning(what)
+
+
+def _whole(array: mx.array) -> bool:
+    return bool(mx.issubdtype(array.dtype, mx.integer))
+
+
+def _numpy(array: mx.array) -> np.ndarray:
+    """A copy: float32, or int64 for ids."""
+    return np.array(array, np.int64 if _whole(array) else np.float32)

@@ -1,0 +1,57 @@
+"""What is asked of a backend, and what it says about the machine: words that the backends and their choice share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from clearline.errors import BackendError
+from clearline.ops import Backend
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a backend shall run; None leaves it to the backend. `dtype` is that of weights and activations.
+
+    `cache` "int8": keys and values in int8 (the onnx backend), a quarter of the bytes and no longer float32's results.
+    """
+
+    threads: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place where a backend could run here: `name` as in `--device`, what it is, and why it cannot be used ("": it can)."""
+
+    name: str
+    about: str
+    fault: str = ""
+
+
+class BackendModule(Protocol):
+    """What the module of a backend offers. Importing it may fail where its library is not installed."""
+
+    def devices(self) -> list[Device]:
+        """Where it could run, the best first; faulty ones with their fault. Makes nothing, holds nothing."""
+
+    def make(self, wanted: Wanted) -> Backend:
+        """A backend. Raises BackendError for a device or dtype that is not to be had."""
+
+
+def only(name: str, wanted: Wanted, devices: Sequence[str], dtypes: Sequence[str], caches: Sequence[str] = ()) -> None:
+    """Refuse a device, a dtype or a cache that a backend does not have."""
+    if wanted.device is not None and wanted.device not in devices:
+        raise BackendError(f"the {name} backend has no device {wanted.device!r}; it runs on: {', '.join(devices)}")
+    if wanted.dtype is not None and wanted.dtype not in dtypes:
+        raise BackendError(f"the {name} backend does not compute in {wanted.dtype!r}; known: {', '.join(dtypes)}")
+    refuse_cache(name, wanted, caches)
+
+
+def refuse_cache(name: str, wanted: Wanted, caches: Sequence[str] = ()) -> None:
+    """Refuse a kind of cache that is not among a backend's."""
+    if wanted.cache is not None and wanted.cache not in caches:
+        raise BackendError(f"the {name} backend has no {wanted.cache!r} cache; known: {', '.join(caches) or 'only its own dtype'}")

@@ -1,0 +1,67 @@
+"""`clearline compare --backends onnx,torch,numpy64 IN`: the same recording on every backend, as a table."""
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clearline.cli.progress import RunProgress
+
+if TYPE_CHECKING:
+    from clearline.lab.backends import BackendRun
+    from clearline.lab.live import Live
+
+
+def compare_backends(names: str, live: "Live", json_output: bool) -> None:
+    """Print the table and exit: 0 when all tokens are equal, 1 when not."""
+    from clearline.lab.backends import compare_backends as compare
+
+    bars: dict[str, RunProgress] = {}
+
+    def show(name: str, number: int, total: int | None) -> None:
+        if name not in bars:
+            for bar in bars.values():
+                bar.__exit__(None, None, None)
+            bars[name] = RunProgress(name, show_text=False, quiet=json_output).__enter__()
+        bars[name].frame(number, total)
+
+    try:
+        runs = compare([name.strip() for name in names.split(",") if name.strip()], live, show)
+    finally:
+        for bar in bars.values():
+            bar.__exit__(None, None, None)
+    if json_output:
+        typer.echo(json.dumps([_report(run) for run in runs], indent=2))
+    else:
+        _print(runs)
+    sys.exit(0 if all(run.identical for run in runs) else 1)
+
+
+def _print(runs: "list[BackendRun]") -> None:
+    width = max(len(run.name) for run in runs)
+    typer.echo(f"{'backend':<{width}}  {'where':<16}  {'ms a frame':>10}  {'real time':>9}  tokens, against {runs[0].name}")
+    for number, run in enumerate(runs):
+        where = f"{run.device} {run.dtype}"
+        against = _against(run) if number else f"{run.frames} frames"
+        typer.echo(f"{run.name:<{width}}  {where:<16}  {run.frame_ms:>10.2f}  {run.speed:>8.1f}x  {against}")
+
+
+def _against(run: "BackendRun") -> str:
+    logits = "" if math.isnan(run.logit_error) else f"; text logits differ by {run.logit_error:.0e} of the largest at most"
+    if run.identical:
+        return f"identical{logits}"
+    parted = f"identical up to frame {run.equal_frames}, then {run.boundary} differs"
+    if run.choice is None:
+        return parted + logits
+    choice = run.choice
+    kind = "a tie" if choice.tie else "not a tie"
+    margins = f"margins {choice.margin_a:.1e} and {choice.margin_b:.1e}, logits {choice.logit_gap:.1e} apart: {kind}"
+    return f"{parted}: {choice.stream} {choice.token_a} or {choice.token_b} ({margins}){logits}"
+
+
+def _report(run: "BackendRun") -> dict[str, Any]:
+    found = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(run).items()}
+    return found | {"identical": run.identical, "tie": None if run.choice is None else run.choice.tie}

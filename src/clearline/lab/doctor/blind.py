@@ -1,0 +1,184 @@
+"""Codes or sound alone, of a program nobody can look into: garbled or clear, and if possible why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clearline.audio import Recording, to_mono
+from clearline.generate import Codec
+from clearline.lab.align import ALPHA, FEWEST
+from clearline.lab.consistency import Consistency, consistency
+from clearline.lab.doctor.alignment import sweep_codes
+from clearline.lab.doctor.finding import LIKELY, POSSIBLE, Chart, Finding
+from clearline.lab.stats import sign_test
+
+# Shares of semantic codes that come back. A trained codec gives most of its own sound's codes back; codes that do not belong
+# together give next to none. Below the first, a codec proves nothing; below this part of its own share, codes are wrong.
+TRAINED, WRONG_BELOW = 0.2, 0.25
+
+
+@dataclass(frozen=True)
+class Guise:
+    """One way in which codes may have been changed: undo [K, T] -> [K, T]."""
+
+    name: str
+    what: str
+    remedy: str
+    codes: np.ndarray
+
+
+def look_at_codes(codec: Codec, codes: np.ndarray, chart: Chart) -> None:
+    """Codes [K, T] of one speaker as they were decoded: do they belong together, and if not, as what would they?"""
+    bins = codec.cfg.bins
+    codes = codes[: codec.cfg.n_q]
+    good: np.ndarray = np.all((codes >= 0) & (codes < bins), axis=0)
+    if not good.all():
+        bad = codes[:, ~good]
+        chart.found(
+            Finding(
+                "codes-out-of-range",
+                "wrong tokens",
+                "codes_out",
+                "codes are decoded that the codec does not have",
+                f"{int((~good).sum())} of {len(good)} frames hold codes outside 0..{bins - 1} (from {int(bad.min())} to "
+                f"{int(bad.max())})",
+                "drop frames with initial tokens before decoding; audio tokens have no offset",
+                LIKELY,
+            )
+        )
+        codes = codes[:, good]
+    if len(codes) < 2 or codes.shape[1] < FEWEST + 4:
+        chart.unknown("codes", f"{codes.shape[0]} codebooks of {codes.shape[1]} frames are too few to tell")
+        return
+    aligned = sweep_codes(codec, codes, chart)
+    if aligned is not None:
+        return
+    plain, own = generations(codec, codes)
+    if plain.frames < FEWEST or own.frames < FEWEST:
+        return
+    if own.first < TRAINED:
+        chart.unknown(
+            "codes", f"this codec gives {own.first:.0%} of its own sound's codes back: it proves nothing (random weights?)"
+        )
+        return
+    best = max(
+        ((guise, consistency(codec, guise.codes, codec.decode(guise.codes).astype(np.float32))) for guise in guises(codes, bins)),
+        key=lambda pair: np.nan_to_num(pair[1].first),
+    )
+    if best[1].first > max(2 * plain.first, WRONG_BELOW * own.first) and _better(best[1], plain) < ALPHA:
+        guise, found = best
+        chart.found(
+            Finding(
+                guise.name,
+                "wrong tokens",
+                "codes_out",
+                guise.what,
+                f"undone, {found.first:.0%} of the semantic codes come back from the decoded sound, {plain.first:.0%} as they are",
+                guise.remedy,
+                LIKELY,
+            )
+        )
+    elif plain.first < WRONG_BELOW * own.first:
+        chart.found(
+            Finding(
+                "unexplained-tokens",
+                "wrong tokens",
+                "codes_out",
+                "the codes of a frame do not belong together: what is decoded from them is garbled",
+                f"{plain.first:.0%} of the semantic codes come back from the decoded sound; this codec gives {own.first:.0%} "
+                f"of its own sound's "
+                "codes back; no shift, offset, order or reversal mends it",
+                "record the tokens as they are sampled and the rows fed (a trace), and ask again",
+                POSSIBLE,
+            )
+        )
+    else:
+        chart.passed("codes", f"{plain.first:.0%} of the semantic codes come back (this codec's own share: {own.first:.0%})")
+
+
+def generations(codec: Codec, codes: np.ndarray) -> tuple[Consistency, Consistency]:
+    """How many codes come back from the sound decoded from them; and the same of the codes of that sound, which belong
+    together whatever the first ones did: the codec's own share on sound of this kind."""
+    pcm = codec.decode(codes).astype(np.float32)
+    first = consistency(codec, codes, pcm)
+    again = codec.encode(pcm, len(codes))
+    return first, consistency(codec, again, codec.decode(again).astype(np.float32))
+
+
+def guises(codes: np.ndarray, bins: int) -> list[Guise]:
+    """Codes with one suspected change undone."""
+    order = "keep the order in which the depformer wrote them"
+    offset = "audio tokens are 0..card-1: no offset between model and codec"
+    return [
+        Guise("audio-vocabulary-offset", "every code is one too large", offset, np.clip(codes - 1, 0, bins - 1)),
+        Guise("audio-vocabulary-offset", "every code is one too small", offset, np.clip(codes + 1, 0, bins - 1)),
+        Guise("buffer-reversed", "the frames are in reverse order", "decode frames in the order of time", codes[:, ::-1].copy()),
+        Guise("codebooks-permuted", "the codebooks are in reverse order", order, codes[::-1].copy()),
+        Guise(
+            "codebooks-permuted", "the acoustic codebooks are in reverse order", order, np.concatenate([codes[:1], codes[:0:-1]])
+        ),
+        Guise("codebooks-permuted", "the codebooks are rotated by one", order, np.roll(codes, -1, 0)),
+        Guise("codebooks-permuted", "the codebooks are rotated by one", order, np.roll(codes, 1, 0)),
+    ]
+
+
+def _better(a: Consistency, b: Consistency) -> float:
+    """Exact sign test over frames of which both know whether their code came back; where the frames are others (reversed),
+    over counts."""
+    pairs = [(x, y) for x, y in zip(a.hits, b.hits, strict=False) if x is not None and y is not None]
+    if len(pairs) < FEWEST:
+        return sign_test(round(a.first * a.frames), round(b.first * b.frames))
+    return sign_test(sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs))
+
+
+def look_at_signal(output: Recording, chart: Chart, what: str = "speaker") -> None:
+    """What a recording says by itself: level, clipping, holes."""
+    pcm = to_mono(output.samples, output.rate, output.rate)
+    peak = float(np.abs(pcm).max())
+    if peak < 1e-3:
+        chart.found(
+            Finding(
+                "silent", "note", what, "the recording is silent", f"its peak is {peak:.1e}", "nothing can be said about it", LIKELY
+            )
+        )
+        return
+    at_peak = np.abs(pcm) >= 0.999 * peak
+    runs = float((at_peak[1:] & at_peak[:-1]).mean())
+    if runs > 0.002:
+        chart.found(
+            Finding(
+                "output-level",
+                "wrong audio path",
+                what,
+                "the recording is clipped",
+                f"{runs:.1%} of its samples lie at its peak, one after the other",
+                "lower the level before the samples are written; floats belong in -1..1",
+                LIKELY,
+            )
+        )
+    holes = _holes(pcm, output.rate)
+    if holes >= 5:
+        chart.found(
+            Finding(
+                "callback-underfilled",
+                "wrong audio path",
+                what,
+                f"the sound is cut by {holes} gaps of exact silence with hard edges (clicks)",
+                "exact zeros of 0.5 to 70 ms, with loud samples right before or after",
+                "fill the whole buffer from a queue of decoded samples; look at the times of the frames too",
+                LIKELY,
+            )
+        )
+
+
+def _holes(pcm: np.ndarray, rate: int) -> int:
+    """Gaps of exact zeros, 0.5 to 70 ms long, that begin or end with a jump."""
+    zero = np.concatenate([[False], pcm == 0, [False]])
+    edges = np.flatnonzero(zero[1:] != zero[:-1]).reshape(-1, 2)
+    level = float(np.sqrt(np.mean(pcm.astype(np.float64) ** 2)))
+    count = 0
+    for begin, end in edges:
+        inside = begin > 0 and end < len(pcm) and 0.0005 * rate <= end - begin <= 0.07 * rate
+        if inside and max(abs(float(pcm[begin - 1])), abs(float(pcm[end]))) > 0.3 * level:
+            count += 1
+    return count

@@ -1,0 +1,88 @@
+"""The diagnosis: one paragraph of what is wrong, the evidence, and what to change; or that all is well."""
+
+from dataclasses import dataclass
+
+from clearline.lab.doctor.evidence import Evidence
+from clearline.lab.doctor.finding import Chart, Check, Finding, Kind
+
+# A frame passes these in this order; the first thing wrong is told first. Time and records come before what they explain.
+_ORDER: tuple[Kind, ...] = ("broken machine", "wrong configuration", "bad evidence", "wrong tokens", "wrong audio path", "too slow")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """well: nothing is wrong. kind: what the gravest finding is about ("all is well" else). findings: faults, the gravest first;
+    notes; checks: all that was looked at. paragraph: the answer."""
+
+    well: bool
+    kind: str
+    findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+    checks: tuple[Check, ...]
+    paragraph: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(finding.name for finding in self.findings)
+
+
+def conclude(chart: Chart, evidence: Evidence) -> Diagnosis:
+    """The chart as a diagnosis. A place that is only known to be wrong says nothing new beside a named cause for it."""
+    faults = sorted(_told(chart.faults), key=lambda finding: (_vague(finding), _ORDER.index(finding.kind)))
+    notes = tuple(finding for finding in chart.findings if not finding.fault)
+    kind = faults[0].kind if faults else "all is well"
+    return Diagnosis(not faults, kind, tuple(faults), notes, tuple(chart.checks), _paragraph(faults, notes, chart.checks, evidence))
+
+
+def _vague(finding: Finding) -> bool:
+    return finding.name.startswith("unexplained") or finding.name == "garbled"
+
+
+def _told(faults: list[Finding]) -> list[Finding]:
+    """Without what a named fault makes superfluous: that it sounds garbled, that it is unexplained."""
+    named = [finding for finding in faults if not _vague(finding)]
+    superfluous = {"garbled": len(faults) > 1, "unexplained-tokens": bool(named)}
+    return [finding for finding in faults if not superfluous.get(finding.name, False)]
+
+
+def _paragraph(faults: list[Finding], notes: tuple[Finding, ...], checks: list[Check], evidence: Evidence) -> str:
+    looked = [check.what for check in checks if check.ok]
+    unknown = [check for check in checks if check.ok is None]
+    if not faults:
+        if not looked:
+            return "Nothing can be said: there was too little to look at. Give a trace (--trace), the recording heard, or both."
+        text = f"All is well, as far as the evidence goes. In order: {_list(looked)}."
+        text += "".join(f" {_sentence(check.evidence)}" for check in checks if check.ok and check.what in ("shift sweep", "sound"))
+    else:
+        text = f"{_KIND[faults[0].kind]}: {_sentence(faults[0].what, False)} [{faults[0].name}]. Evidence: {faults[0].evidence}. "
+        text += f"What to change: {faults[0].remedy}. Confidence {faults[0].confidence:.0%}."
+        for other in faults[1:]:
+            text += f" Also, {_KIND[other.kind].lower()}: {other.what} [{other.name}] ({other.evidence}); {other.remedy}."
+            text += f" Confidence {other.confidence:.0%}."
+        if looked:
+            text += f" In order: {_list(looked)}."
+    if unknown:
+        text += " Could not be told: " + "; ".join(f"{check.what} ({check.evidence})" for check in unknown) + "."
+    for note in [note for note in notes if not note.name.startswith("tokens:")][:2]:
+        text += f" Note: {note.what}."
+    return text
+
+
+_KIND = {
+    "broken machine": "BROKEN MACHINE",
+    "wrong configuration": "WRONG CONFIGURATION",
+    "bad evidence": "BAD EVIDENCE",
+    "wrong tokens": "WRONG TOKENS",
+    "wrong audio path": "WRONG AUDIO PATH",
+    "too slow": "TOO SLOW (the tokens are not to blame)",
+}
+
+
+def _sentence(text: str, capital: bool = True) -> str:
+    text = text[:1].upper() + text[1:] if capital else text
+    return text if not capital else text.rstrip(".") + "."
+
+
+def _list(names: list[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    return ", ".join(unique)

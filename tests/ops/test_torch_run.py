@@ -1,0 +1,179 @@
+"""What is PyTorch's own: rings that grow or stay, threads, dtypes, a graph's rules, memory that runs out."""
+
+import numpy as np
+import pytest
+from helpers.checkpoints import DATA, GREEDY, golden, model, speech
+
+torch = pytest.importorskip("torch")
+
+import clearline  # noqa: E402
+from clearline.backends import get_backend  # noqa: E402
+from clearline.backends.torch_graph import Graphs, clear, donate  # noqa: E402
+from clearline.backends.torch_ring import TorchRing  # noqa: E402
+from clearline.errors import BackendError  # noqa: E402
+from clearline.ops import StateSpec  # noqa: E402
+
+SPEC = StateSpec("ring", "ring", (2, 3, 200, 4), 2)
+CPU = torch.device("cpu")
+
+
+def test_a_ring_grows_and_keeps_what_it_holds():
+    growing, full = (TorchRing(SPEC, torch.float32, CPU, full) for full in (False, True))
+    assert growing.k.shape[2] == 64 and full.k.shape[2] == full.size == 202
+    for start in range(0, 150, 2):
+        rows = torch.randn(2, 2, 3, 4)
+        at = torch.arange(start, start + 2).expand(2, 2)
+        for ring in (growing, full):
+            ring.reserve(2)
+            ring.write(rows, -rows, at)
+    full.use(150)
+    assert growing.in_use == 202 and full.in_use == 202
+    assert torch.equal(growing.k[:, :, :150], full.k[:, :, :150]) and torch.equal(growing.v[:, :, :150], -growing.k[:, :, :150])
+
+
+@pytest.mark.parametrize(("end", "slots"), [(1, 64), (64, 64), (65, 128), (128, 128), (129, 202), (5000, 202)])
+def test_a_full_ring_attends_to_few_slots_while_they_do(end, slots):
+    assert TorchRing(SPEC, torch.float32, CPU, full=True).use(end) == slots
+
+
+def test_donated_leaves_change_where_they_lie_and_only_in_lanes_that_take_part():
+    old = {"carry": torch.zeros(3, 2), "position": torch.zeros(3, dtype=torch.int64)}
+    addresses = {path: leaf.data_ptr() for path, leaf in old.items()}
+    donate(old, {path: leaf + 1 for path, leaf in old.items()}, torch.tensor([True, False, True]))
+    assert old["carry"].tolist() == [[1, 1], [0, 0], [1, 1]] and old["position"].tolist() == [1, 0, 1]
+    assert {path: leaf.data_ptr() for path, leaf in old.items()} == addresses
+
+
+def test_clearing_a_lane_leaves_the_others():
+    state = {"carry": torch.ones(2, 2), "ring": TorchRing(SPEC, torch.float32, CPU, full=True)}
+    state["ring"].k += 1
+    state["ring"].v += 1
+    clear(state, 0)
+    assert state["carry"].tolist() == [[0, 0], [1, 1]]
+    assert not state["ring"].k[0].any() and not state["ring"].v[0].any() and state["ring"].k[1].all() and state["ring"].v[1].all()
+
+
+class FakeCuda:
+    """The part of `torch.cuda` that a capture uses, with a graph that is the function itself."""
+
+    def __init__(self):
+        self.captured = 0
+
+    def __call__(self, monkeypatch):
+        from contextlib import nullcontext
+
+        fake = self
+
+        class Stream:
+            def __init__(self, device=None): ...
+            def wait_stream(self, other): ...
+
+        class Graph:
+            def pool(self):
+                return "pool"
+
+            def replay(self):
+                fake.replayed(self)
+
+        def graph(which, pool=None, capture_error_mode=""):
+            fake.captured += 1
+            return nullcontext()
+
+        for name, value in {
+            "Stream": Stream, "current_stream": Stream, "stream": lambda s: nullcontext(), "CUDAGraph": Graph, "graph": graph,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_a_capture_runs_with_nobody_active_and_happens_once(monkeypatch):
+    """On a stand-in for CUDA: what is captured, when, and that warming up changes no lane."""
+    fake = FakeCuda()
+    fake(monkeypatch)
+    active, state, seen = torch.tensor([True, False]), torch.zeros(2), []
+
+    def step():
+        seen.append(active.tolist())
+        graphs.beside(lambda: beside.append(len(seen)))()
+        state.copy_(torch.where(active, state + 1, state))
+        return state
+
+    replays, beside = [], []
+    fake.replayed = lambda graph: replays.append(active.tolist())
+    graphs = Graphs(torch.device("cuda"), active)
+    for _ in range(3):
+        assert graphs.run("a", step) is state
+    graphs.run("b", step)
+    assert fake.captured == 2 and len(replays) == 4
+    assert beside == list(range(1, len(seen) + 1))
+    assert all(lanes == [False, False] for lanes in seen) and not state.any()
+    assert active.tolist() == [True, False] and replays[0] == [True, False]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_thread_counts_do_not_change_a_token(threads):
+    """The bits of long sums may change: PyTorch's libraries share out the inner loop. Tokens may not."""
+    before = torch.get_num_threads()
+    try:
+        models = [clearline.load(DATA / "moshi_d1", backend="torch", threads=n) for n in (1, threads)]
+        replies = []
+        for n, loaded in zip((1, threads), models, strict=True):
+            torch.set_num_threads(n)
+            replies.append(loaded.run(speech(10), 24_000, seed=5, tail=0))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(replies[0].codes_out, replies[1].codes_out)
+    np.testing.assert_array_equal(replies[0].text_tokens, replies[1].text_tokens)
+    np.testing.assert_allclose(replies[0].pcm, replies[1].pcm, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_near_and_leaves_the_codec_in_float32(dtype):
+    half, whole = clearline.load(DATA / "moshi_d1", backend="torch", dtype=dtype), model("moshi_d1", "torch")
+    assert (half.backend.dtype, half.mimi.backend.dtype) == (dtype, "float32")
+    g = golden("moshi_d1")
+    np.testing.assert_array_equal(half.mimi.encode(g["pcm"]), whole.mimi.encode(g["pcm"]))
+    generators = [m.generator(GREEDY) for m in (half, whole)]
+    for t, codes in enumerate(g["forced_user_codes"][:40]):
+        a, b = (gen.step(codes, int(g["forced_text"][t]), g["forced_audio"][t]) for gen in generators)
+        scale = np.abs(b.text_logits).max()
+        assert a.text_logits.dtype == np.float32
+        assert 0 < np.abs(a.text_logits - b.text_logits).max() <= (0.05 if dtype == "bfloat16" else 0.006) * scale
+
+
+def test_weights_are_there_when_a_model_is_loaded_not_at_its_first_frame():
+    loaded = clearline.load(DATA / "moshi_d1", backend="torch")
+    held = loaded.backend.weights.bytes
+    assert held >= 0.9 * sum(weight.data.size * 4 for weight in loaded.programs.weights.values())
+    loaded.generator(GREEDY).step(np.zeros(8, np.int64))
+    assert loaded.backend.weights.bytes == held
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"),
+            r"cpu is out of memory .* 2\.50 GiB more",
+        ),
+        (
+            RuntimeError("MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 1 GB"),
+            r"out of memory .* 1 GB more .* q8 or q4",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+            r"99 bytes more",
+        ),
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors"),
+            r"cpu failed \(CUDA error: .*driver",
+        ),
+    ],
+)
+def test_a_device_that_fails_says_what_to_do(error, message):
+    with pytest.raises(BackendError, match=message), get_backend("torch").running():
+        raise error
+
+
+def test_other_errors_are_not_dressed_up():
+    with pytest.raises(RuntimeError, match="shapes"), get_backend("torch").running():
+        raise RuntimeError("shapes do not match")
