@@ -12,6 +12,7 @@ import asyncio
 import functools
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -350,6 +351,7 @@ def main() -> None:
     elif options.as_client is not None:
         asyncio.run(as_client(*options.as_client))
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server does not outlive it
         where, figures = machine(), {}
         for part in options.only.split(","):
             print(part, file=sys.stderr, flush=True)

@@ -71,7 +71,6 @@ def prepare(folder: Path) -> tuple[Any, Any]:
 
 def prompted(folder: Path, model: Any, codec: Any, voice: Path | None, text: list[int], pcm: np.ndarray, save: bool) -> Any:
     """NVIDIA's offline.py from its step 4 on: tokens, text logits and audio logits of the user's frames."""
-    import torch
     from moshi.models import LMGen
     from moshi.models.lm import _iterate_audio, encode_from_sphn
 

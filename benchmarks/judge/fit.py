@@ -22,11 +22,11 @@ MEASURES = {
     "garbled": {
         "sound": ("attack", "modulation", "bands_together", "voiced", "glide", "smooth", "contrast", "range"),
         "mos": ("mos",),
-        "language": ("advantage",),
-        "text": ("z", "lead"),
+        "language": ("advantage", "fluency"),
+        "text": ("z", "lead", "fit"),
         "codec": ("evidence", "share"),
     },
-    "degraded": {"sound": ("smooth", "contrast", "range"), "mos": ("mos",), "language": ("advantage",)},
+    "degraded": {"sound": ("smooth", "contrast", "range"), "mos": ("mos",), "language": ("advantage", "fluency")},
 }
 RIDGE, STRONGEST, UNDECIDED = 1.0, 5.0, (0.15, 0.85)
 NEVER = 1e-9

@@ -49,6 +49,12 @@ def replies(folder: Path, count: int) -> list[Clip]:
     ]
 
 
+def between_silences(pcm: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Half of all sounds, so that silence around a sound says nothing of it."""
+    front, back = (rng.uniform(0.3, 2, 2) * rate * (rng.random() < 0.5)).astype(int)
+    return np.pad(np.asarray(pcm, np.float32), (front, back))
+
+
 def measures(case: Case) -> dict[str, dict[str, float]]:
     out = {}
     for witness in (sound, mos, language, text, codes):
@@ -81,25 +87,26 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     codec = load_codec("nano", threads=1)
     own = replies(arguments.output.parent, 20)
-    until = time.time() + 60 * arguments.minutes
+    number, until = 0, time.time() + 60 * arguments.minutes
     with arguments.output.open("a") as file:
         while time.time() < until:
             names = [*CONDITIONS, *CODEC_CONDITIONS, *TWICE]
             clips = voices(10**9, rng)
             for name in rng.permutation(names):
-                started = time.process_time()
+                started, number = time.process_time(), number + 1
+                side = np.random.default_rng([arguments.seed, number])
                 if name in CONDITIONS:
                     condition = CONDITIONS[name]
                     for _ in range(int(rng.integers(1, 6))):
                         clip = next(clips)
                     pcm, rate = condition.change(clip.pcm, rng)
                     truth, family = condition.truth, condition.family
-                    case = Case(hear(np.asarray(pcm, np.float32), rate), clip.text)
+                    case = Case(hear(between_silences(pcm, rate, side), rate), clip.text)
                 else:
                     truth, family, harm = CODEC_CONDITIONS[name]
                     clip = own[int(rng.integers(len(own)))]
                     harmed = harm(clip.codes, rng)
-                    case = Case(hear(codec.decode(harmed).astype(np.float32), 24_000), clip.text, harmed, codec)
+                    case = Case(hear(between_silences(codec.decode(harmed), 24_000, side), 24_000), clip.text, harmed, codec)
                 if case.heard.active < 0.3:
                     continue
                 row = {

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import clearline  # noqa: E402
 from clearline import Sampling  # noqa: E402
 from clearline.errors import AudioError, ConfigError, SessionError  # noqa: E402
-from clearline.generate.lanes import LaneSession  # noqa: E402
+from clearline.generate.lanes import LaneSession, _Ticket  # noqa: E402
 
 CASE = "moshi_d1"
 FRAMES = 10
@@ -236,6 +236,40 @@ def test_damaged_weights_end_one_frame_with_a_message():
         broken.backend.weights.dense(broken.programs.weights["text_linear.weight"]).fill_(float("nan"))
     with broken.lanes(1).session(broken.generation()) as lane, pytest.raises(SessionError, match="damaged weights"):
         lane.step(np.zeros(1920))
+
+
+def test_a_session_is_stepped_by_one_thread_at_a_time():
+    lanes = loaded().lanes(2)
+    session, _ = lanes.session(GREEDY), lanes.session(GREEDY)
+    tickets = [_Ticket(session, np.zeros(1920, np.float32), -2, None, 0.0) for _ in range(2)]
+    lanes.step(tickets)
+    assert tickets[0].frame is not None and "two threads" in str(tickets[1].error)
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("the device is gone"), KeyboardInterrupt()])
+def test_a_device_that_fails_leaves_nobody_waiting(monkeypatch, raised):
+    lanes = loaded().lanes(2)
+    sessions = [lanes.session(GREEDY) for _ in range(2)]
+    found: list = []
+
+    def fails() -> None:
+        raise raised
+
+    def step(session) -> None:
+        try:
+            session.step(np.zeros(1920))
+        except BaseException as error:
+            found.append(error)
+
+    monkeypatch.setattr(lanes._frame, "fetch", fails)
+    threads = [threading.Thread(target=step, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 2 and all(isinstance(error, type(raised) | SessionError) for error in found)
+    monkeypatch.undo()
+    assert sessions[0].step(np.zeros(1920)) is not None  # the next frame is tried
 
 
 @pytest.mark.parametrize("count", [0, 1025])

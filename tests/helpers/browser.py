@@ -75,7 +75,7 @@ def opened(browser: Any, **options: Any) -> Iterator[Any]:
     """A fresh page, with `line` (a Line); afterwards nothing may have gone wrong in its scripts."""
     context = browser.new_context(accept_downloads=True, **options)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(1000 * PATIENCE)
     page.line, faults = Line(), []
     page.on("websocket", page.line.watch)
     page.on("pageerror", lambda error: faults.append(str(error)))

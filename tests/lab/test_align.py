@@ -9,6 +9,7 @@ from helpers.checkpoints import DATA
 from clearline.app import load_codec
 from clearline.errors import ClearlineError
 from clearline.lab.align import align, shifted, sweep
+from clearline.lab.judge import Judgement
 
 SIZE, CARD = 64, 1000
 
@@ -17,7 +18,7 @@ class ToyCodec:
     """Two codebooks; codes belong together where the second is 7 times the first modulo 1000. Sound made of such codes
     encodes back to them `reliability` of the time, other sound to something else."""
 
-    frame_size = SIZE
+    frame_size, sample_rate = SIZE, 24_000
 
     def __init__(self, reliability: float = 0.5) -> None:
         self.reliability = reliability
@@ -50,7 +51,7 @@ def test_shifted():
 
 @pytest.mark.parametrize("by", [-2, -1, 0, 1, 2])
 def test_every_shift_is_found(by):
-    found = align(ToyCodec(), shifted(belonging(80), -by))
+    found = align(ToyCodec(), shifted(belonging(80), -by), listen=None)
     assert found.shift == by and found.versions[0].shift == by
     assert 0.3 < found.versions[0].consistency.first < 0.7 and found.versions[1].consistency.first == 0
     words = {0: "aligned", 1: "moved 1 frame later: the acoustic delay that was undone is 1 too large",
@@ -59,15 +60,15 @@ def test_every_shift_is_found(by):
 
 
 def test_what_cannot_be_decided():
-    assert "no version gives its codes back" in align(ToyCodec(0.0), belonging(80)).verdict
-    assert align(ToyCodec(0.0), belonging(80)).shift is None
+    assert "no version gives its codes back" in align(ToyCodec(0.0), belonging(80), listen=None).verdict
+    assert align(ToyCodec(0.0), belonging(80), listen=None).shift is None
     # Half of the frames belong together as they are, half when moved by one.
     first, second = belonging(40), shifted(belonging(42), -1, 1)
-    mixed = align(ToyCodec(), np.concatenate([first, second], 1))
+    mixed = align(ToyCodec(), np.concatenate([first, second], 1), listen=None)
     assert mixed.shift is None and "undecided" in mixed.verdict
     silent = belonging(80)
     silent[:, 20:] = 0
-    assert "too few to tell" in align(ToyCodec(), silent).verdict
+    assert "too few to tell" in align(ToyCodec(), silent, listen=None).verdict
 
 
 def test_refusals():
@@ -84,11 +85,43 @@ def test_the_best_version_is_tested_against_each_other_one():
     assert [version.p for version in versions[1:]] == [2 / 2**28, 2 / 2**28]
 
 
+def ears(clear):
+    """A judge to whom the version at shift `clear` of the sweep is clear and every other one garbled."""
+    heard = []
+
+    def listen(pcm, rate, text=None):
+        heard.append(pcm)
+        garbled = 0.02 if clear is not None and np.allclose(pcm, clear) else 0.98
+        return Judgement("clear" if garbled < 0.5 else "garbled", 0.98, None, "Heard.", (), garbled=garbled)
+
+    return listen
+
+
+def test_the_judge_is_a_second_opinion():
+    codes = shifted(belonging(80), -1)
+    pcm = {shift: ToyCodec().decode(shifted(codes, shift)).astype(np.float32) for shift in (0, 1)}
+    steps = []
+    found = align(ToyCodec(), codes, lambda number, total: steps.append((number, total)), listen=ears(pcm[1]))
+    assert found.shift == 1 and "by ear: garbled with 2% there, with 98% at least otherwise" in found.verdict
+    assert steps == [(number, 10) for number in range(10)]
+    # Ears and codes that contradict each other decide nothing; ears that hear nothing clear leave it to the codes.
+    assert align(ToyCodec(), codes, listen=ears(pcm[0])).shift is None
+    assert align(ToyCodec(), codes, listen=ears(None)).shift == 1
+
+
+def test_by_ear_alone_where_the_codec_says_nothing():
+    mute = ToyCodec(0.0)
+    codes = belonging(80)
+    found = align(mute, codes, listen=ears(mute.decode(shifted(codes, -2)).astype(np.float32)))
+    assert found.shift == -2 and found.versions[0].shift == -2 and "by ear alone" in found.verdict
+    assert align(mute, codes, listen=ears(None)).shift is None
+
+
 def test_command(clearline, tmp_path):
     """A codec with random weights proves nothing, and the command says so."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "codes.npy", rng.integers(0, 32, (8, 40)))
-    answer = clearline("align", tmp_path / "codes.npy", "-m", DATA / "moshi_d1", "-o", tmp_path / "wavs", "--json")
+    answer = clearline("align", tmp_path / "codes.npy", "-m", DATA / "moshi_d1", "-o", tmp_path / "wavs", "--codes-only", "--json")
     report = json.loads(answer.out)
     assert answer.code == 3 and report["shift"] is None and len(report["versions"]) == 5
     assert sorted(path.name for path in (tmp_path / "wavs").iterdir()) == [f"shift{n}.wav" for n in ("+0", "+1", "+2", "-1", "-2")]
@@ -110,5 +143,5 @@ def test_a_trained_codec_gives_the_shift_away():
     model, examples = clearline.load("nano"), DATA.parents[2] / "examples"
     codes = np.concatenate([model.run_file(examples / f"{name}.wav").codes_out for name in ("capital", "hello")], 1)
     codec = load_codec("nano")
-    assert align(codec, codes).shift == 0
-    assert align(codec, shifted(codes, -1)).shift == 1
+    assert align(codec, codes, listen=None).shift == 0
+    assert align(codec, shifted(codes, -1), listen=None).shift == 1

@@ -46,9 +46,26 @@ def test_command(clearline, garbled, tmp_path):
     assert answer.code == 0 and report["findings"][0] == "acoustic-delay" and report["frames"] < 60
     with zipfile.ZipFile(target) as archive:
         files = {name.removeprefix("bugreport/"): archive.read(name) for name in archive.namelist()}
-    assert {"report.md", "run.trace", "input.wav", "output.wav", "config.json", "environment.json", "diagnosis.json"} <= files.keys()
+    assert {
+        "report.md",
+        "run.trace",
+        "input.wav",
+        "output.wav",
+        "config.json",
+        "environment.json",
+        "diagnosis.json",
+    } <= files.keys()
     text = files["report.md"].decode()
-    parts = ("Environment", "Issue", "Evidence", "Ruled out", "Reproducibility", "Hypothesis", "What this report does not claim", "Attached")
+    parts = (
+        "Environment",
+        "Issue",
+        "Evidence",
+        "Ruled out",
+        "Reproducibility",
+        "Hypothesis",
+        "What this report does not claim",
+        "Attached",
+    )
     at = [text.index(f"**{part}**") for part in parts]
     assert at == sorted(at) and text.startswith("# The user's acoustic codes are fed 2 frames")
     assert "| the codec's encoder, its codebooks and its state |" in text and "One run was recorded" in text
@@ -89,11 +106,18 @@ def test_nothing_private(clearline, garbled, tmp_path, monkeypatch):
 def test_scrubbing():
     assert scrubbed("in /home/ann/models/x and C:\\Users\\bob\\y") == "in ~/models/x and ~\\y"
     assert scrubbed(f"--token={SECRET} next") == "--token=<secret removed> next"
-    assert scrubbed("password: tr0ub4dor&3") .startswith("password: <secret removed>")
+    assert scrubbed("password: tr0ub4dor&3").startswith("password: <secret removed>")
     assert scrubbed("see /srv/models/private/moshi/config.json") == "see .../config.json"
     assert scrubbed("AKIAIOSFODNN7EXAMPLE and ghp_0123456789abcdef0123") == "<secret removed> and <secret removed>"
     # What only looks like it stays.
-    for text in ("text_token: 3 and 5", "audio tokens: [1, 2]", "24/48 kHz, 1/2", "https://example.org/a/b/c", "tokenizer: spm", "a ~ b"):
+    for text in (
+        "text_token: 3 and 5",
+        "audio tokens: [1, 2]",
+        "24/48 kHz, 1/2",
+        "https://example.org/a/b/c",
+        "tokenizer: spm",
+        "a ~ b",
+    ):
         assert scrubbed(text) == text
     assert scrubbed_facts({"secret": "abc", "deep": [{"hf_token": "x"}], "text_token": "5", "n": 3}) == {
         "secret": "<secret removed>", "deep": [{"hf_token": "<secret removed>"}], "text_token": "5", "n": 3,
@@ -105,7 +129,11 @@ def test_claims_are_no_stronger_than_the_evidence(garbled):
 
     _, said, trace = garbled
     text = make_report(gather(str(MODEL), said, trace=str(trace))).files["report.md"].decode()
-    assert "nothing is said about other hardware" in text and "(99%)" in text and "Reproduced by making this mistake" not in text.split("**Hyp")[0]
+    assert (
+        "nothing is said about other hardware" in text
+        and "(99%)" in text
+        and "Reproduced by making this mistake" not in text.split("**Hyp")[0]
+    )
     assert "not looked at: logits and hidden states, the times of the frames" in text
     for word in ("definitively", "HIGH", "proves", "root cause", "✅"):
         assert word not in text

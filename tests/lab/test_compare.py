@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 from helpers.checkpoints import DATA, GREEDY, golden, model, speech
+from safetensors.numpy import save_file
 
 from clearline import Sampling
 from clearline.errors import ClearlineError

@@ -30,7 +30,19 @@ def run(clearline, tmp_path):
     def made(*options):
         paths = tmp_path / "in.wav", tmp_path / "out.wav", tmp_path / "run.trace"
         answer = clearline(
-            "run", paths[0], "-m", MODEL, "-o", paths[1], "--trace", paths[2], "--trace-pcm", "--trace-logits", "--tail", 0, *options
+            "run",
+            paths[0],
+            "-m",
+            MODEL,
+            "-o",
+            paths[1],
+            "--trace",
+            paths[2],
+            "--trace-pcm",
+            "--trace-logits",
+            "--tail",
+            0,
+            *options,
         )
         assert answer.code == 0, answer.err
         return paths
@@ -134,14 +146,16 @@ def test_the_judge_is_heard(monkeypatch, run):
     assert found.names == ("garbled",) and found.findings[0].confidence == 0.97 and "no witness understood it" in found.paragraph
     assert asked and asked[0][1:] == (True, True)
     # What explains it is told instead of it.
-    slow = Evidence(model("moshi_d1"), str(MODEL), output=gather(str(MODEL), said, trace=str(trace)).output, step_ms=np.full(30, 200.0))
+    slow = Evidence(
+        model("moshi_d1"), str(MODEL), output=gather(str(MODEL), said, trace=str(trace)).output, step_ms=np.full(30, 200.0)
+    )
     assert examine(slow, machine=False).names == ("too-slow",)
 
 
 def test_refusals(clearline, tmp_path, hello):
     (tmp_path / "text.wav").write_text("no sound")
     for arguments, words in (
-        (["nowhere"], "no model"),
+        (["nowhere"], "is not a model folder"),
         ([MODEL, "none.wav"], "does not exist"),
         ([MODEL, tmp_path / "text.wav"], "cannot be read"),
         ([MODEL, "--trace", "none.trace"], "does not exist"),

@@ -20,7 +20,7 @@ from clearline.lab.doctor.files import read_runs, read_times
 from clearline.lab.doctor.finding import Chart, Finding
 from clearline.lab.doctor.odd import OddBackend
 from clearline.lab.doctor.records import look_at_records, look_at_transcript, similarity
-from clearline.lab.doctor.selftest import look_at_machine
+from clearline.lab.doctor.machine import look_at_machine
 from clearline.lab.doctor.sound import fit, linear
 from clearline.lab.doctor.speaking import explain, underfilled, zero_runs
 from clearline.lab.doctor.thinking import loss_at
@@ -263,7 +263,9 @@ def test_codes_alone():
 
 
 def test_guises_keep_the_shape():
-    assert all(guise.codes.shape == (2, 80) and guise.codes.min() >= 0 and guise.codes.max() < 997 for guise in guises(echoed(), 997))
+    assert all(
+        guise.codes.shape == (2, 80) and guise.codes.min() >= 0 and guise.codes.max() < 997 for guise in guises(echoed(), 997)
+    )
 
 
 def test_one_stream_of_the_codec():
@@ -317,7 +319,11 @@ def test_the_machine(backend):
         ("rope", lambda ops, x, at, period, layout: ops.rope(x, at, period, "halves"), "rope, interleaved"),
         ("rms_norm", lambda ops, x, gain, eps: ops.rms_norm(x, gain, 0.1), "rms_norm"),
         ("activation", lambda ops, x, name, alpha=1.0: ops.activation(x, "relu" if name == "elu" else name), "elu"),
-        ("ring_attend", lambda ops, q, k, v, ring, at, context, rows: ops.ring_attend(q, k, v, ring, at, context - 1, rows), "ring_attend"),
+        (
+            "ring_attend",
+            lambda ops, q, k, v, ring, at, context, rows: ops.ring_attend(q, k, v, ring, at, context - 1, rows),
+            "ring_attend",
+        ),
     ],
 )
 def test_a_broken_operation_is_named(operation, wrong, named):

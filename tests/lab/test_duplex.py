@@ -41,7 +41,8 @@ def test_a_model_that_begins_too_early_has_a_negative_latency_that_is_clamped():
     found = duplex([(0.0, 3.0)], [(2.5, 6.0)], 6.0)
     assert found.response_raw == pytest.approx(-0.5) and found.response_clamped == 0
     assert found.response_gap is None  # v1.5 looks for a start after the user's end, and there is none
-    assert found.overlap == pytest.approx(0.5) and found.stop_latency == pytest.approx(0.5)
+    assert found.overlap == pytest.approx(0.5) and found.stop_latency == pytest.approx(0.5) and found.silence == 0
+    assert duplex([(0.0, 2.0)], [(1.5, 3.0)], 5.0).silence == pytest.approx(2.0)  # the overlap is not silence twice over
 
 
 def test_no_turn_in_less_than_a_second_and_three_words():

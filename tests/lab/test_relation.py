@@ -78,10 +78,11 @@ def test_a_beginning_that_is_cut(codes, by):
     assert relation.cut == by and {match.agreement for match in relation.matches} == {1.0}
     assert relate(codes[:, by:], codes).cut is None and f"{by} frames later" in relate(codes[:, by:], codes).findings[0]
     assert relate(codes, np.concatenate([codes[:1, by:], codes[1:, by:] + 1])).cut is None
+    assert relate(codes, codes[:, 3:]).cut is None  # so little may as well be an alignment
 
 
 def test_far_shifts_need_half_of_the_shorter_one(codes):
-    assert not relate(codes, delayed(codes, 60)).disguised
+    assert not relate(codes, delayed(codes, 60)).disguised and not relate(codes, delayed(codes, -60)).disguised
     assert {match.shift for match in relate(codes, delayed(codes, 30)).matches} == {30}
 
 
@@ -90,6 +91,16 @@ def test_two_silences_are_not_a_shift(codes):
     a, b = (np.concatenate([np.random.default_rng(i).integers(0, 2048, (8, 30 + 12 * i)), np.full((8, 90), 7)], 1) for i in (0, 1))
     assert not relate(a, b).disguised
     assert {match.shift for match in relate(a, np.concatenate([np.full((8, 12), 7), a], 1)).matches} == {12}
+
+
+def test_few_tokens_in_common_and_much_silence_are_not_a_disguise():
+    """Backwards, the silences lie on each other and a fifth of what moves is the same: no chance, and no reversal either."""
+    rng = np.random.default_rng(5)
+    spoken, other = rng.integers(0, 2048, (2, 40))
+    other[::5] = spoken[::-1][::5]
+    silence = np.full(60, 7)
+    relation = relate(np.concatenate([silence, spoken])[None], np.concatenate([other, silence])[None])
+    assert not relation.disguised
 
 
 def test_two_changes_at_once(codes):

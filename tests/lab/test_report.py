@@ -14,11 +14,26 @@ import soundfile
 from helpers.checkpoints import DATA, GREEDY, model, speech
 from markupsafe import Markup
 
+from clearline.audio import Recording
 from clearline.errors import ClearlineError
 from clearline.generate.text import Word
 from clearline.lab.compare import compare, compare_sides
+from clearline.lab.doctor import Check, Diagnosis, Evidence, Finding
+from clearline.lab.judge import Judgement, Rates
+from clearline.lab.judge import Testimony as Said
 from clearline.lab.live import Side
-from clearline.lab.report import Figure, Report, Section, Table, compare_report, render, trace_report, write_report
+from clearline.lab.report import (
+    Figure,
+    Report,
+    Section,
+    Table,
+    compare_report,
+    doctor_report,
+    judge_report,
+    render,
+    trace_report,
+    write_report,
+)
 from clearline.lab.report.figures import difference_map, heat_map, player, spectrogram, step_times, timeline, waveform
 from clearline.lab.report.png import png, ramp, wheel
 from clearline.trace import CLOCK, LOGITS, PCM, TOKENS, MemoryRecorder, Trace, write_trace
@@ -178,6 +193,36 @@ def test_other_reports_are_made_of_the_same_parts(tmp_path):
         write_report(tmp_path / "none" / "r.html", Report("a", "b", "c"))
 
 
+def test_what_a_judge_says():
+    testimonies = (
+        Said("codec", True, "76% come <back>", {"p": 0.1}, 0.04), Said("mos", False, "distillmos is not installed")
+    )  # fmt: skip
+    found = Judgement("garbled", 0.97, Rates(40, 1), "nobody could", testimonies, ("a click at 0.4 s",), ("heard: hello",))
+    report = judge_report("reply.wav", found, speech(5), 24_000)
+    html = render(report)
+    assert report.tone == "bad" and "Garbled (confidence 97%)." in html and "a click at 0.4 s" in html and "heard: hello" in html
+    assert "76% come &lt;back&gt;" in html and "not asked: distillmos" in html and "4%" in html and "1 of them were not" in html
+    assert len(embedded(html, "audio/flac")) == 1 and Outside(html).found == []
+    assert judge_report("r", Judgement("clear", 0.9, None, "", ()), np.zeros((0, 1), np.float32), 24_000).tone == "good"
+
+
+def test_what_a_doctor_says():
+    finding = Finding("acoustic-delay", "wrong configuration", "row", "the delay is 2", "p < 0.01", "set it to 1", 0.99)
+    checks = (Check("row", False, "off by one"), Check("machine", True, "golden"), Check("sound", None, "too short"))
+    trace = Trace({"codes_out": np.arange(24).reshape(3, 8)}, {"seed": 7})
+    evidence = Evidence(input=Recording(speech(4)[:, None], 24_000), trace=trace, step_ms=np.array([10.0, 90.0]))
+    html = render(
+        doctor_report("nano", Diagnosis(False, "wrong configuration", (finding,), (), checks, "It is the delay."), evidence)
+    )
+    assert "Wrong configuration." in html and "It is the delay." in html and "acoustic-delay" in html and "set it to 1" in html
+    assert html.count("in order") == 1 and "could not be told" in html and "p &lt; 0.01" in html
+    for heading in ("Findings", "What was looked at", "Sound", "Step times", "Codes", "Facts"):
+        assert f"<h2>{heading}</h2>" in html
+    assert "1 of 2 over 80 ms" in html and len(embedded(html, "audio/flac")) == 1
+    well = doctor_report("nano", Diagnosis(True, "all is well", (), (), (), "Fine."), Evidence())
+    assert well.tone == "good" and "<h2>Findings</h2>" not in render(well)
+
+
 def test_commands(clearline, tmp_path):
     write_trace(tmp_path / "a.trace", run())
     write_trace(tmp_path / "b.trace", run(preset="kyutai-pytorch", seed=5))
@@ -189,7 +234,7 @@ def test_commands(clearline, tmp_path):
         (["report", "none.trace"], "does not exist"),
         (["report", tmp_path / "a.trace", "-o", tmp_path / "r.pdf"], "written as HTML"),
         (["report", tmp_path / "a.trace", "-o", tmp_path / "no" / "r.html"], "no"),
-        (["compare", tmp_path / "a.trace", tmp_path / "b.trace", "--html", tmp_path / "c.txt"], "--html names a .html"),
+        (["compare", tmp_path / "a.trace", tmp_path / "b.trace", "--html", tmp_path / "c.txt"], "written as HTML"),
         (["compare", tmp_path / "a.trace", "--peers", "--html", tmp_path / "c.html"], "takes two sides"),
     ):
         answer = clearline(*arguments)

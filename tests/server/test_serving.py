@@ -195,8 +195,9 @@ def test_the_longest_conversation():
         assert asyncio.run(scenario(address)) == "expired"
 
 
-def test_who_does_not_read_is_cut_off_and_its_state_released():
+def test_who_does_not_read_is_cut_off_and_its_state_released(monkeypatch):
     """Raw TCP with a small receive buffer, because every WebSocket library reads ahead."""
+    monkeypatch.setattr("clearline.server.sockets.LINGER_SECONDS", 0.2)
     with running(slow_reader_seconds=0.5, stalled_seconds=600) as (address, made), opened(address, buffer=4096) as line:
         body = samples(1).tobytes()
         frame = b"\x82\xfe" + len(body).to_bytes(2, "big") + bytes(4) + body  # masked with zeros
@@ -298,8 +299,9 @@ def test_who_connects_and_asks_for_nothing_is_let_go(beginning, monkeypatch):
         assert len(asyncio.run(talk(address, samples(20)))[0]) == 20 * 2 * FRAME
 
 
-def test_a_client_that_does_not_take_the_close_is_cut_off():
+def test_a_client_that_does_not_take_the_close_is_cut_off(monkeypatch):
     """The server has said goodbye; the client neither answers nor closes."""
+    monkeypatch.setattr("clearline.server.sockets.LINGER_SECONDS", 0.2)
     with running() as (address, made), opened(address) as line:
         line.sendall(b"\x81\x83" + bytes(4) + b"bad")  # a text message that is no JSON
         received = b""

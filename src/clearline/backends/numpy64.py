@@ -7,7 +7,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from clearline.backends.wanted import Device, Wanted, only
-from clearline.ops import Backend, InputSpec, Leaf, Program, Ring, State, StateSpec, StepFunction, Weight, Weights, as_ops, initial_state
+from clearline.ops import (
+    Backend,
+    InputSpec,
+    Leaf,
+    Program,
+    Ring,
+    State,
+    StateSpec,
+    StepFunction,
+    Weight,
+    Weights,
+    as_ops,
+    initial_state,
+)
 
 F64 = np.float64
 _erf = np.vectorize(math.erf, otypes=[F64])

@@ -138,7 +138,7 @@ class TorchOps:
         share = heads // kv_heads
         grouped = q.reshape(batch, rows, kv_heads, share, dim).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, share * rows, dim)
         mask = mask if share == 1 else mask.repeat(1, 1, share, 1)
-        y = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        y = attend_exactly(grouped, keys, values, mask) if q.device.type == "cpu" else attend(grouped, keys, values, mask)
         y = y.reshape(batch, kv_heads, share, rows, dim).permute(0, 3, 1, 2, 4).reshape(q.shape)
         return y, ring
 
@@ -206,6 +206,18 @@ class TorchOps:
         for i in range(blocks):
             y[:, i : i + rows] += taps[:, :, i]
         return y.reshape(batch, (rows + blocks - 1) * stride, out)[:, : (rows - 1) * stride + kernel]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """PyTorch's fused attention. q [B, H, T, D], k and v [B, H, K, D], mask [B, 1, T, K] is added to the scores."""
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def attend_exactly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """The same by its formula: on the CPU the fused one divides the keys among threads, and rounds as they are divided."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = q.to(wide) @ k.to(wide).transpose(2, 3) / math.sqrt(q.shape[3])
+    return (torch.softmax(scores + mask, -1) @ v.to(wide)).to(q.dtype)
 
 
 def _positions(position: Tensor, rows: int) -> Tensor:

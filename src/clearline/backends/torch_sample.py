@@ -9,7 +9,7 @@ from clearline.config import Sampling
 
 
 class LaneSampling:
-    """One stream's settings of every lane: tensors [B, 1] that a captured step reads; a filter that is off has an infinite bound."""
+    """One stream's settings of every lane: tensors [B, 1] that a captured step reads; a filter that is off is infinite."""
 
     def __init__(self, lanes: int, device: torch.device) -> None:
         self._values = torch.zeros(7, lanes, dtype=torch.float64, device=device)

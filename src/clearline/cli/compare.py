@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearline.cli.options import JsonOption
+from clearline.cli.options import HtmlOption, JsonOption
 from clearline.errors import ClearlineError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def compare(
     backends: Annotated[
         str | None, typer.Option("--backends", help="Run recording A on each of these, as onnx,torch,torch/bfloat16,numpy64.")
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", help="Write the comparison as a page too, sound and pictures inside.")
-    ] = None,
+    html: HtmlOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Compare two runs: the first divergence and its kind. Exit code 0: equal, or equal but for rounding; 1: different;
@@ -57,8 +55,8 @@ def compare(
     from clearline.lab.live import Live, is_live, open_side
 
     settings = None if preset is None else named_preset(preset)
-    if html is not None and (peers or backends is not None or html.suffix.lower() not in (".html", ".htm")):
-        raise ConfigError("--html names a .html file and takes two sides; for a peer, compare with peer:NAME")
+    if html is not None and (peers or backends is not None):
+        raise ConfigError("--html takes two sides; for another implementation, compare with peer:NAME")
     if peers:
         if b is not None or input is not None:
             raise ConfigError("--peers takes one recording and nothing else to compare")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearline.cli.options import BackendOption, JsonOption, ThreadsOption
+from clearline.cli.options import BackendOption, HtmlOption, JsonOption, ThreadsOption
 from clearline.cli.progress import Steps
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def doctor(
     checks: Annotated[bool, typer.Option("--checks", help="Also print everything that was looked at.")] = False,
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
+    html: HtmlOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Examine a model, a run or a recording. Exit code 0: all is well; 1: something is wrong; 2: the evidence cannot be read."""
@@ -61,7 +62,12 @@ def doctor(
             threads=threads,
             on_step=progress.step,
         )
-        diagnosis = examine(as_output(found), progress.step)
+        evidence = as_output(found)
+        diagnosis = examine(evidence, progress.step)
+    if html is not None:
+        from clearline.lab.report import doctor_report, write_report
+
+        write_report(html, doctor_report(model, diagnosis, evidence))
     if json_output:
         typer.echo(json.dumps(report(diagnosis), indent=2).replace("NaN", "null"))
     else:

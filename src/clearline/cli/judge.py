@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearline.cli.options import BackendOption, JsonOption
+from clearline.cli.options import BackendOption, HtmlOption, JsonOption
 from clearline.cli.progress import Counted
 from clearline.errors import AudioError, ClearlineError
 
@@ -29,6 +29,7 @@ def judge(
         Path | None, typer.Option(help="A faster-whisper model's folder, to quote what it writes. It decides nothing.")
     ] = None,
     backend: BackendOption = "auto",
+    html: HtmlOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Ask independent witnesses whether a recording is intelligible speech. No ASR's word is taken for it.
@@ -62,6 +63,10 @@ def judge(
         from clearline.lab.judge.hearing import hear
 
         found = replace(found, notes=(*found.notes, quote(hear(pcm, rate).voice, whisper)))
+    if html is not None:
+        from clearline.lab.report import judge_report, write_report
+
+        write_report(html, judge_report(Path(source).name, found, pcm, rate))
     if json_output:
         typer.echo(json.dumps({"source": source} | _numbers(asdict(found)) | {"not_asked": found.not_asked}, indent=2))
     else:

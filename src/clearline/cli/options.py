@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from clearline.errors import ConfigError
+
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="nano, or a folder in Kyutai's format.")]
 BackendOption = Annotated[
     str, typer.Option("--backend", help="auto, onnx, torch, mlx or numpy64 (the slow reference); see `clearline backends`.")
@@ -19,4 +21,21 @@ CacheOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to use; the result does not depend on it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
+
+
+def html_page(path: Path | None) -> Path | None:
+    """A page's file name, looked at before any work is done."""
+    from clearline.audio import check_writable
+
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"the page is written as HTML, not as {path.suffix or 'a file without a suffix'}: {path}")
+    if path is not None:
+        check_writable(path)
+    return path
+
+
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", help="Write a page (.html) too, sound and pictures inside.", show_default=False, callback=html_page),
+]
 MaxMinutes = Annotated[float, typer.Option("--max-minutes", help="Refuse longer recordings.", min=0)]

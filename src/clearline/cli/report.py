@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from clearline.errors import ConfigError
+from clearline.cli.options import html_page
 
 
 def report(
     traces: Annotated[list[str], typer.Argument(help="Traces, codes, logs or recordings, one or several.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", callback=html_page)] = Path("report.html"),
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Whose codec and tokenizer to show them with; nano's is known by its hash.")
     ] = None,
@@ -19,8 +19,6 @@ def report(
     from clearline.lab.report import trace_report, write_report
     from clearline.lab.source import open_source
 
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"the report is written as HTML, not as {output.suffix or 'a file without a suffix'}: {output}")
     names = [Path(trace).name for trace in traces]
     labels = names if len(set(names)) == len(names) else traces
     write_report(output, trace_report(dict(zip(labels, map(open_source, traces), strict=True)), model))

@@ -76,7 +76,10 @@ class Generator:
         cfg = self._cfg
         text, forced = self.checked_force(force_text, force_audio)
         if prompt is not None:
-            said = [checked_tokens(prompt[:1], 1, cfg.text_card, "prompt"), checked_tokens(prompt[1:], cfg.dep_q, cfg.card, "prompt")]
+            said = [
+                checked_tokens(prompt[:1], 1, cfg.text_card, "prompt"),
+                checked_tokens(prompt[1:], cfg.dep_q, cfg.card, "prompt"),
+            ]
             self._grid.prompt_own(np.concatenate(said))
         prompted = self._grid.prompted()
         if text == UNGENERATED:

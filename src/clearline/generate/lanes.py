@@ -121,19 +121,26 @@ class Lanes:
         return ticket.frame
 
     def step(self, batch: Sequence[_Ticket]) -> None:
-        """One frame of every session in the batch."""
+        """One frame of every session in the batch. Afterwards every ticket is done: nobody waits for what never comes."""
         with self._device:
             try:
                 self._step(batch)
-            except Exception as error:
+            except BaseException as error:
                 for ticket in batch:
-                    ticket.error = ticket.error or error
+                    if not ticket.done:
+                        ticket.error = error if isinstance(error, Exception) else SessionError("the batch was interrupted")
+                if not isinstance(error, Exception):
+                    raise
 
     def _step(self, waiting: Sequence[_Ticket]) -> None:
-        batch = [ticket for ticket in waiting if self._open.get(ticket.session.lane) is ticket.session]
+        batch: list[_Ticket] = []
         for ticket in waiting:
-            if ticket not in batch:
+            if self._open.get(ticket.session.lane) is not ticket.session:
                 ticket.error = SessionError("this session was closed while its frame waited")
+            elif any(other.session is ticket.session for other in batch):
+                ticket.error = SessionError("a session was stepped by two threads at once")
+            else:
+                batch.append(ticket)
         cfg, count, device = self.cfg, self.count, self._frame
         active, hearing, first = (np.zeros(count, bool) for _ in range(3))
         pcm = np.zeros((count, self.frame_size), np.float32)

@@ -19,7 +19,7 @@ _SECRETS = (
 _NAMED = re.compile(r"(?i)\b([\w-]*(?:token|secret|password|passwd|api_?key|auth)[\w-]*)(\"?\s*[=:]\s*\"?)([^\s\"',;&{}\[\]]{4,})")
 _CALLED = re.compile(r"(?i)token|secret|password|passwd|api_?key|credential|auth")
 # Words that hold tokens of another kind.
-_INNOCENT = re.compile(r"(?i)(text|audio)[ _]tokens?|tokenizer|tokens?$")
+_INNOCENT = re.compile(r"(?i)(text|audio)[ _]tokens?$|tokenizer|^tokens$")
 _HOMES = re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)[^/\\\s\"':]+")
 _FOLDER = re.compile(r"(?<![\w.~<>/-])(?:/[\w.@+~-]+){2,}/?")
 HIDDEN, HOME = "<secret removed>", "~"

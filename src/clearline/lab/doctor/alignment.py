@@ -41,15 +41,20 @@ def link(target: np.ndarray, source: np.ndarray, initial: int, expected: int = 0
     best = Link(expected, 0, 0.0)
     for offset in OFFSETS:
         for lag in sorted(LAGS, key=lambda lag: abs(lag - expected)):
-            length = min(len(target) - max(0, lag), len(source) - max(0, -lag))
-            if length < _FEWEST:
-                continue
-            x, y = target[max(0, lag) :][:length], source[max(0, -lag) :][:length]
-            there = (x >= 0) & (y >= 0) & (x != initial)
-            share = float((x[there] == y[there] + offset).mean()) if there.sum() >= _FEWEST else 0.0
+            share = _share(target, source, initial, lag, offset)
             if share > best.share + 1e-9:
                 best = Link(lag, offset, share)
     return best
+
+
+def _share(target: np.ndarray, source: np.ndarray, initial: int, lag: int, offset: int) -> float:
+    """Share of steps in which target[t] = source[t - lag] + offset; 0 where too few steps tell."""
+    length = min(len(target) - max(0, lag), len(source) - max(0, -lag))
+    if length < _FEWEST:
+        return 0.0
+    x, y = target[max(0, lag) :][:length], source[max(0, -lag) :][:length]
+    there = (x >= 0) & (y >= 0) & (x != initial)
+    return float((x[there] == y[there] + offset).mean()) if there.sum() >= _FEWEST else 0.0
 
 
 def look_at_alignment(evidence: Evidence, chart: Chart) -> None:
@@ -84,10 +89,7 @@ def look_at_alignment(evidence: Evidence, chart: Chart) -> None:
 def _user(chart: Chart, cfg: LMConfig, row: np.ndarray, codes: np.ndarray) -> None:
     first = 1 + cfg.dep_q
     wanted = cfg.delays[first:]
-    links = [link(row[:, first], codes[:, 0], cfg.card, wanted[0])]
-    links += [
-        link(row[:, first + k], codes[:, k], cfg.card, links[0].lag + wanted[k] - wanted[0]) for k in range(1, cfg.user_streams)
-    ]
+    links = _user_links(cfg, row[:, first:], codes, wanted)
     if not links[0].believed:
         chart.found(_unexplained("row", "the user's streams of the row are not the user's codes", links))
         return
@@ -122,6 +124,19 @@ def _user(chart: Chart, cfg: LMConfig, row: np.ndarray, codes: np.ndarray) -> No
                 CERTAIN,
             )
         )
+
+
+def _user_links(cfg: LMConfig, row: np.ndarray, codes: np.ndarray, wanted: tuple[int, ...]) -> list[Link]:
+    """The user's streams, under the offset (PyTorch's 0, or MLX's and Rust's 1) that agrees best with the delays wanted: the
+    semantic codes alone do not tell it where they stand still."""
+    tried = []
+    for offset in (0, 1):
+        links = [link(row[:, 0], codes[:, 0], cfg.card, wanted[0] + offset)]
+        relative = [links[0].lag + delay - wanted[0] for delay in wanted]
+        links += [link(row[:, k], codes[:, k], cfg.card, relative[k]) for k in range(1, cfg.user_streams)]
+        apart = sum(abs(found.lag - lag) for found, lag in zip(links, relative, strict=True) if found.believed)
+        tried.append((apart, abs(links[0].lag - wanted[0]), links))
+    return min(tried, key=lambda trial: trial[:2])[2]
 
 
 def _own(chart: Chart, cfg: LMConfig, row: np.ndarray, tokens: np.ndarray, text: np.ndarray) -> None:

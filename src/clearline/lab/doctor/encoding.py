@@ -181,9 +181,9 @@ def _unexplained(chart: Chart, ours: np.ndarray, seen: np.ndarray, agreement: np
 
 
 def _period(ours: np.ndarray, seen: np.ndarray) -> int:
-    """n if every n-th frame, and hardly another, starts with the codes our encoder gives some frame n times earlier."""
+    """n if every n-th frame holds the codes that our encoder gives the frame n times earlier; 0 if none does."""
     for period in (2, 3, 4):
         length = min(seen.shape[1] // period, ours.shape[1])
-        if length >= 10 and float((seen[0, : length * period : period] == ours[0, :length]).mean()) > 0.9:
+        if length >= 5 and float((seen[:, : length * period : period] == ours[:, :length]).mean()) > 0.9:
             return period
     return 0

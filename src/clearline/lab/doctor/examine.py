@@ -21,8 +21,8 @@ from clearline.lab.doctor.encoding import look_at_encoder
 from clearline.lab.doctor.evidence import Evidence
 from clearline.lab.doctor.finding import Chart, Finding
 from clearline.lab.doctor.listening import look_at_input
+from clearline.lab.doctor.machine import look_at_machine
 from clearline.lab.doctor.records import look_at_records, look_at_transcript
-from clearline.lab.doctor.selftest import look_at_machine
 from clearline.lab.doctor.speaking import look_at_output
 from clearline.lab.doctor.thinking import look_at_model
 from clearline.lab.doctor.timing import look_at_times
@@ -32,6 +32,8 @@ from clearline.lab.tokens import token_report
 OnStep = Callable[[str], None]
 # Frames kept around sound: more than the sweep moves, and time for the codec to find its feet.
 _MARGIN = 5
+# The judge's confidence from which on his word alone makes a finding.
+HEARD = 0.8
 
 
 def examine(evidence: Evidence, on_step: OnStep = lambda _: None, *, machine: bool = True, listen: bool = True) -> Diagnosis:
@@ -130,7 +132,7 @@ def _judged(evidence: Evidence, chart: Chart) -> None:
 
 
 def _verdict(chart: Chart, verdict: str, confidence: float, why: str) -> None:
-    if verdict == "garbled":
+    if verdict == "garbled" and confidence >= HEARD:
         chart.found(
             Finding(
                 "garbled",

@@ -125,8 +125,9 @@ def _load(model: str, backend: str, threads: int | None) -> Model | None:
 
 
 def _times_of(trace: Trace | None) -> np.ndarray | None:
-    found = None if trace is None else trace.facts.get("step_ms")
-    return None if found is None else np.asarray(found, float)
+    """Milliseconds of each step, where the trace recorded them."""
+    found = None if trace is None else trace.columns.get("seconds")
+    return None if found is None else np.nan_to_num(found.reshape(-1).astype(float)) * 1e3
 
 
 def _hash(path: Path | None) -> str | None:

@@ -16,33 +16,37 @@ from clearline.lab.judge.recogniser import Recogniser
 NAME = "language"
 # Below this advantage it is asked whether the sound is reversed, or was played at a wrong speed: 16 called 24 kHz and 24
 # called 16 lie near these. Thresholds: docs/judge.md.
-SURE, SPEEDS = 0.1, (0.67, 0.75, 1.33, 1.5)
+SURE, SURE_AT_SPEED, SPEEDS = 0.1, 0.15, (0.7, 1.4)
 # Enough to judge by; the middle of it (seconds).
-_LONGEST = 20.0
+_LONGEST = 12.0
+# What stands for the score of a sound in which no sequence of words was found; the worst found was -1.1.
+_NONE = -1.5
 
 
 def ask(case: Case) -> Testimony:
     voice = _middle(case.heard.voice)
-    found = advantage(voice, case.recogniser)
-    measures = {"advantage": found}
+    words, found = fluency(voice, case.recogniser)
+    measures = {"advantage": found, "fluency": words}
     if found >= SURE:
-        return Testimony(NAME, True, f"words are found in it far more easily than in it backwards (by {found:.2f})", measures)
-    if found <= -SURE:
-        return Testimony(NAME, True, f"words are found in it far more easily backwards (by {-found:.2f}): it is reversed", measures)
-    says = f"words are found in it no more easily than in it backwards (a difference of {found:+.2f})"
-    others = {speed: advantage(soxr.resample(voice, RATE * speed, RATE), case.recogniser) for speed in SPEEDS}
-    speed = max(others, key=lambda one: others[one])
-    if others[speed] >= max(SURE, found + SURE):
-        says += f", but played {speed} times as fast it is English (by {others[speed]:.2f}): a wrong sample rate"
-        measures |= {"speed": speed, "at_speed": others[speed]}
+        says = f"words are found in it far more easily than in it backwards (by {found:.2f})"
+    elif found <= -SURE:
+        says = f"words are found in it far more easily backwards (by {-found:.2f}): it is reversed"
+    else:
+        says = f"words are found in it no more easily than in it backwards (a difference of {found:+.2f})"
+        others = {speed: fluency(soxr.resample(voice, RATE * speed, RATE), case.recogniser) for speed in SPEEDS}
+        speed = max(others, key=lambda one: others[one][1])
+        if others[speed][1] >= max(SURE_AT_SPEED, found + SURE):
+            says += f", but they are at {speed} times its speed (by {others[speed][1]:.2f})"
+            # What is said of it is said of it at that speed; that it does not have that speed is a defect.
+            measures = {"advantage": others[speed][1], "fluency": others[speed][0], "speed": speed, "as_played": found}
     return Testimony(NAME, True, says, measures)
 
 
-def advantage(voice: np.ndarray, recogniser: Recogniser) -> float:
-    """By how much voice float32 [n] at 16 kHz fits words better than itself backwards, log likelihood per second, -1..1."""
-    forwards, backwards = recogniser.fluency(voice), recogniser.fluency(voice[::-1])
-    # No word at all either way: no difference. One way only: as far apart as anything is.
-    return float(np.clip(forwards - backwards, -1, 1)) if max(forwards, backwards) > -np.inf else 0.0
+def fluency(voice: np.ndarray, recogniser: Recogniser) -> tuple[float, float]:
+    """How well voice float32 [n] at 16 kHz fits words, log likelihood per second, and by how much better than backwards."""
+    forwards, backwards = (max(recogniser.fluency(sound), _NONE) for sound in (voice, voice[::-1]))
+    # Where no sequence of words was found in one direction, the two cannot be compared.
+    return forwards, forwards - backwards if min(forwards, backwards) > _NONE else 0.0
 
 
 def _middle(voice: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class PocketSphinx:
             "ds": 2, "topn": 2,  # every other frame: half the time, and as far apart
         }  # fmt: skip
         # Wide beams: a text that does not fit must get its low score, not none.
-        self._aligner: Any = pocketsphinx.Decoder(**common, lm=None, beam=1e-120, pbeam=1e-120, wbeam=1e-120)
+        self._aligner: Any = pocketsphinx.Decoder(**common, lm=None, beam=1e-300, pbeam=1e-300, wbeam=1e-300)
         quick = {"fwdflat": False, "maxhmmpf": 2000, "maxwpf": 5, "pl_window": 5}
         self._reader: Any = pocketsphinx.Decoder(**common, **quick, lm=f"{folder}/en-us.lm.bin")
 

@@ -3,11 +3,12 @@
 import numpy as np
 
 from clearline.lab.judge.case import Case
-from clearline.lab.judge.hearing import Heard
+from clearline.lab.judge.hearing import Heard, levels
 from clearline.lab.judge.judgement import Testimony
 from clearline.lab.judge.spectra import envelope, log_mel, pitch
 
 NAME = "sound"
+_ROOM_DB = 45.0
 
 
 def ask(case: Case) -> Testimony:
@@ -26,10 +27,13 @@ def statistics(heard: Heard) -> dict[str, float]:
     loudness changes at 2..8 Hz, the rate of syllables. bands_together: mean correlation of neighbouring bands' loudness.
     voiced: share of the loud frames with a pitch; glide: how much it jumps from frame to frame, in octaves. smooth: mean
     correlation of neighbouring spectra 20 ms apart. contrast: spread of a frame's spectrum in dB. range: loud to soft, dB.
+    The silence around the sound does not count, and what is deeper than a quiet room counts as one.
     """
-    voice = heard.voice
+    voice = _trimmed(heard.voice)
     mel = log_mel(voice)  # [T, 24] dB, 10 ms
+    mel = np.maximum(mel, mel.max() - _ROOM_DB - 20)
     total = envelope(voice)
+    total = np.maximum(total, total.max() - _ROOM_DB)
     loud = total > total.max() - 25
     steps = np.diff(total)[loud[1:] | loud[:-1]]
     f0, strength = pitch(voice)
@@ -56,3 +60,10 @@ def statistics(heard: Heard) -> dict[str, float]:
         "contrast": float(spoken.std(1).mean()),
         "range": float(np.percentile(total, 95) - np.percentile(total, 10)),
     }
+
+
+def _trimmed(voice: np.ndarray) -> np.ndarray:
+    """Without the silence before and after."""
+    level = levels(voice)
+    loud = np.flatnonzero(level > level.max() - _ROOM_DB + 10)
+    return voice[loud[0] * 320 : (loud[-1] + 1) * 320]

@@ -19,11 +19,11 @@ from clearline.lab.judge.recogniser import Recogniser
 from clearline.lab.judge.words import decoys, spoken
 
 NAME = "text"
-DECOYS = 99
+DECOYS = 59
 # Leads without end, where nothing else fits the sound or the claimed words do not, count as this.
 _ENDLESS = 15.0
 # Sound is scored in pieces of about this many seconds: the time a decoy takes grows with the square of the length.
-_PIECE = 8.0
+_PIECE = 6.0
 # A word is heard up to this long after its text, and a little before it (seconds).
 _BEFORE, _AFTER = 0.5, 1.5
 
@@ -38,8 +38,10 @@ def ask(case: Case) -> Testimony:
     says = f"the claimed words fit the sound {_place(rank, found.decoys + 1)} texts of the same length (p {found.p:.2g})"
     if found.unknown:
         says += f"; not asked for, because unknown: {' '.join(found.unknown[:5])}"
-    lead, z = (float(np.clip(number, -_ENDLESS, _ENDLESS)) for number in (found.lead, found.z))
-    return Testimony(NAME, True, says, {"p": found.p, "z": z, "lead": lead, "words": found.words, "decoys": found.decoys})
+    lead, z, fit = (float(np.clip(number, -_ENDLESS, _ENDLESS)) for number in (found.lead, found.z, found.fit))
+    return Testimony(
+        NAME, True, says, {"p": found.p, "z": z, "lead": lead, "fit": fit, "words": found.words, "decoys": found.decoys}
+    )
 
 
 def _place(rank: int, count: int) -> str:
@@ -49,12 +51,13 @@ def _place(rank: int, count: int) -> str:
 @dataclass(frozen=True)
 class Choice:
     """p: as above. z: the claimed text's lead over the decoys' mean in their standard deviations; -inf where the text
-    does not even fit into the sound. lead: over the best decoy, log likelihood per second. words: how many were asked;
+    does not even fit into the sound. lead: over the best decoy, log likelihood per second; fit: its own. words: how many were asked;
     unknown: those the recogniser does not know, which were left out. decoys: how many texts it was compared with."""
 
     p: float
     z: float
     lead: float
+    fit: float
     words: int
     unknown: tuple[str, ...]
     decoys: int
@@ -90,10 +93,10 @@ def forced_choice(
     p = (1 + int((others >= claimed).sum())) / (count + 1)
     finite = others[np.isfinite(others)]
     if not np.isfinite(claimed):
-        return Choice(1.0, -inf, -inf, asked, tuple(unknown), count)
+        return Choice(1.0, -inf, -inf, -inf, asked, tuple(unknown), count)
     z = (claimed - finite.mean()) / (finite.std() + 1e-9) if len(finite) > 1 else inf
     lead = (claimed - finite.max()) / seconds if len(finite) else inf
-    return Choice(p, float(z), float(lead), asked, tuple(unknown), count)
+    return Choice(p, float(z), float(lead), claimed / seconds, asked, tuple(unknown), count)
 
 
 def pieces_of(heard: Heard, text: str | Sequence[Word]) -> list[Piece]:

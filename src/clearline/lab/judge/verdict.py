@@ -16,6 +16,7 @@ _TEXT = "text"
 def decide(testimonies: Sequence[Testimony], defects: Sequence[str] = ()) -> Judgement:
     """Weigh testimonies by the calibration; defects are what was found wrong with the sound by rule."""
     asked = {one.witness: one for one in testimonies if one.asked and one.garbled is not None}
+    defects = [*defects, *(_wrong_speed(one) for one in asked.values() if "speed" in one.measures)]
     says_text = _says_text(asked.get(_TEXT))
     others = {name: one for name, one in asked.items() if name != _TEXT}
     if says_text is False and _garbled(others) < UNDECIDED[0]:
@@ -28,6 +29,10 @@ def decide(testimonies: Sequence[Testimony], defects: Sequence[str] = ()) -> Jud
         verdict, confidence, calibration.rates(asked, verdict), sentence, tuple(testimonies), tuple(defects),
         says_text=says_text, garbled=garbled,
     )  # fmt: skip
+
+
+def _wrong_speed(language: Testimony) -> str:
+    return f"it is English at {language.measures['speed']} times its speed: a wrong sample rate"
 
 
 def _verdict(garbled: float, degraded: float, defect: bool) -> tuple[Verdict, float]:

@@ -51,22 +51,21 @@ def shown(name: str, trace: Trace, model: str | None) -> Shown:
 
 def sound_section(sides: Sequence[Shown], mark: float | None) -> Section | None:
     """Waveforms and spectrograms beside each other, each playable."""
-    figures = []
-    for what in ("heard", "said"):
-        for side in sides:
-            pcm = side.sounds.get(what)
-            if pcm is None or not len(pcm):
-                continue
-            seconds, label = len(pcm) / RATE, f"{side.name}: {what}"
-            peak = float(np.abs(pcm).max())
-            body = (
-                waveform(pcm, seconds, label, mark, COLOURS.get(side.name, "var(--a)"))
-                + spectrogram(pcm, RATE, seconds, label, mark)
-                + player(pcm, RATE, label)
-            )
-            caption = f"{'what the model heard' if what == 'heard' else 'what the model said'}, {seconds:.1f} s, peak {peak:.2f}"
-            figures.append(Figure(body, f"{side.name}: {caption}"))
+    named = {"heard": "what the model heard", "said": "what the model said"}
+    figures = [
+        sound_figure(side.sounds[what], f"{side.name}: {what}", mark, COLOURS.get(side.name, "var(--a)"), f"{side.name}: {meaning}")
+        for what, meaning in named.items()
+        for side in sides
+        if len(side.sounds.get(what, ()))
+    ]
     return Section("Sound", figures=figures) if figures else None
+
+
+def sound_figure(pcm: np.ndarray, label: str, mark: float | None, colour: str = "var(--a)", caption: str | None = None) -> Figure:
+    """One sound [n] at 24 kHz: to see, and to play."""
+    seconds = len(pcm) / RATE
+    body = waveform(pcm, seconds, label, mark, colour) + spectrogram(pcm, RATE, seconds, label, mark) + player(pcm, RATE, label)
+    return Figure(body, f"{caption or label}, {seconds:.1f} s, peak {float(np.abs(pcm).max()):.2f}")
 
 
 def codes_section(sides: Sequence[Shown], mark: float | None, name: str = "codes_out", title: str = "Codes") -> Section | None:

@@ -3,7 +3,7 @@ import { Opus, Pcm } from "./codecs.js";
 import { openMicrophone } from "./microphone.js";
 
 const SEND_AT_MOST_SECONDS = 10; // sound waiting to be sent; what comes while so much waits is dropped
-const LAST_WORDS_MS = 2000; // after "stop": how long to wait for the next answer to what was heard
+const LAST_WORDS_MS = 2000, ALL_LAST_WORDS_MS = 10_000; // after "stop": how long to wait for the next answer, and for all of them
 const DECODE_MS = 5000; // for Opus that is still being decoded
 
 const CLOSED = {
@@ -19,6 +19,7 @@ export class Conversation {
   constructor(facts, wishes, on) {
     Object.assign(this, { facts, wishes, on });
     this.muted = false;
+    this.latest = Infinity;
     this.ending = false; // nothing is heard any more, nothing played
     this.isOver = false; // nothing is answered any more
     this.sent = []; // when each frame that has no reply yet was heard
@@ -140,12 +141,15 @@ export class Conversation {
     this.stream.getTracks().forEach((track) => track.stop());
     await this.codec.encoded();
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type: "end" }));
+    this.latest = performance.now() + ALL_LAST_WORDS_MS;
     this.awaitLastWords();
   }
 
   awaitLastWords() {
     clearTimeout(this.patience);
-    this.patience = setTimeout(() => this.end(), LAST_WORDS_MS);
+    const left = Math.min(LAST_WORDS_MS, this.latest - performance.now());
+    if (left > 0) this.patience = setTimeout(() => this.end(), left);
+    else this.end();
   }
 
   fail(problem) {

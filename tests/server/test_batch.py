@@ -1,0 +1,59 @@
+"""Conversations that are lanes of one batch: as many as lanes, each the session it would be alone."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from helpers.checkpoints import model, speech
+
+pytest.importorskip("torch")
+
+from clearline.config import GenerationConfig
+from clearline.server.conversation import Ended, Reply
+from clearline.server.hub import NoRoomError
+from clearline.server.limits import Limits
+from clearline.server.run import make_hub
+
+FRAMES = 5
+
+
+async def talk(hub, config: GenerationConfig, pcm: np.ndarray) -> tuple[list[Reply], str]:
+    conversation = await hub.open(config, lambda sound: sound.astype(np.float32).tobytes(), "test")
+    hearing = asyncio.create_task(conversation.hear(pcm))
+    hearing.add_done_callback(lambda done: conversation.end_input())
+    replies = []
+    while not isinstance(news := await conversation.news(), Ended):
+        if isinstance(news, Reply):
+            replies.append(news)
+    hub.close(conversation, news.why)
+    return replies, news.message
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_two_at_once_are_two_alone_and_a_third_waits_its_turn(limit):
+    loaded = model("moshi_d1", "torch")
+    hub = make_hub(loaded, loaded.generation(), Limits(load=1e6, sessions=limit), workers=7, batch=2)
+    configs = [loaded.generation(seed=seed) for seed in (3, 4, 5)]
+    inputs = [speech(FRAMES, seed) for seed in (3, 4, 5)]
+
+    async def scenario():
+        both = [asyncio.create_task(talk(hub, configs[i], inputs[i])) for i in (0, 1)]
+        while hub.sessions < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(NoRoomError, match="this machine holds 2"):
+            await talk(hub, configs[2], inputs[2])
+        return [*await asyncio.gather(*both), await talk(hub, configs[2], inputs[2])]
+
+    try:
+        assert hub.room == 2
+        answers = asyncio.run(scenario())
+    finally:
+        hub.shut_down()
+    for config, pcm, (replies, message) in zip(configs, inputs, answers, strict=True):
+        assert message in ("", "finished") and len(replies) == FRAMES
+        with loaded.session(config) as session:
+            for reply, frame in zip(replies, pcm.reshape(-1, 1920), strict=True):
+                alone = session.step(frame)
+                assert reply.text == alone.text and bool(reply.sound) == (alone.pcm is not None)
+                if alone.pcm is not None:
+                    np.testing.assert_allclose(np.frombuffer(reply.sound, np.float32), alone.pcm, atol=1e-5)
