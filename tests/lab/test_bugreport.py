@@ -67,7 +67,7 @@ def test_command(clearline, garbled, tmp_path):
         "Attached",
     )
     at = [text.index(f"**{part}**") for part in parts]
-    assert at == sorted(at) and text.startswith("# The user's acoustic codes are fed 2 frames")
+    assert at == sorted(at) and text.startswith("# The acoustic delay undone before decoding is 2 frames")
     assert "| the codec's encoder, its codebooks and its state |" in text and "One run was recorded" in text
     # The command in it, run in the unpacked folder, finds the same again.
     for name, data in files.items():

@@ -65,9 +65,9 @@ def test_the_seeds_program(clearline, run):
     """moshi-core's generator settings, honestly recorded: the delay is named, from the tokens."""
     heard, said, trace = run("--preset", "kyutai-rust-cli")
     answer = clearline("doctor", MODEL, said, "--trace", trace, "--input", heard, "--checks")
-    assert answer.code == 1 and "BAD  row: acoustic-delay" in answer.out
+    assert answer.code == 1 and "BAD  codes_out: acoustic-delay" in answer.out and "BAD  row: acoustic-delay" in answer.out
     paragraph = answer.out.strip().splitlines()[-1]
-    assert paragraph.startswith("WRONG TOKENS: ") and "2 frames, but the weights were trained with 1" in paragraph
+    assert paragraph.startswith("WRONG TOKENS: ") and "undone before decoding is 2 frames, but the weights were trained with 1" in paragraph
     assert "one frame (80 ms) late" in paragraph
 
 

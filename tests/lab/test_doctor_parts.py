@@ -18,9 +18,9 @@ from clearline.lab.doctor.drawing import measure
 from clearline.lab.doctor.encoding import agree, converse
 from clearline.lab.doctor.files import read_runs, read_times
 from clearline.lab.doctor.finding import Chart, Finding
+from clearline.lab.doctor.machine import look_at_machine
 from clearline.lab.doctor.odd import OddBackend
 from clearline.lab.doctor.records import look_at_records, look_at_transcript, similarity
-from clearline.lab.doctor.machine import look_at_machine
 from clearline.lab.doctor.sound import fit, linear
 from clearline.lab.doctor.speaking import explain, underfilled, zero_runs
 from clearline.lab.doctor.thinking import loss_at

@@ -68,7 +68,8 @@ def judge(
 
         write_report(html, judge_report(Path(source).name, found, pcm, rate))
     if json_output:
-        typer.echo(json.dumps({"source": source} | _numbers(asdict(found)) | {"not_asked": found.not_asked}, indent=2))
+        rates = {"wrong_at_most": None if found.rates is None else found.rates.at_most}
+        typer.echo(json.dumps({"source": source} | _numbers(asdict(found)) | {"not_asked": found.not_asked} | rates, indent=2))
     else:
         _print(source, found)
     sys.exit({"clear": 0, "undecided": 3}.get(found.verdict, 1))
@@ -117,7 +118,10 @@ def _print(source: str, found: "Judgement") -> None:
         typer.echo(f"  note: {line}")
     rates = found.rates
     if rates is not None and found.verdict != "undecided":
-        typer.echo(f"These witnesses called {rates.verdicts} held-out recordings {found.verdict}; {rates.wrong} of them were not.")
+        typer.echo(
+            f"These witnesses called {rates.verdicts} held-out recordings {found.verdict}, {rates.wrong} of them wrongly: they are "
+            f"wrong at most {rates.at_most:.0%} of the time (95% confidence)"
+        )
 
 
 def _numbers(report: Any) -> Any:

@@ -78,12 +78,13 @@ def look_at_alignment(evidence: Evidence, chart: Chart) -> None:
             )
         )
         return
+    # What is heard first: the delay undone before decoding is the audible half of a wrong delay.
+    if tokens is not None and out is not None and cfg.dep_q > 1:
+        _read(chart, cfg, tokens, out)
     if row is not None and codes_in is not None and codes_in.shape[1] >= cfg.user_streams > 0:
         _user(chart, cfg, row, codes_in)
     if row is not None and tokens is not None and text is not None:
         _own(chart, cfg, row, tokens, text)
-    if tokens is not None and out is not None and cfg.dep_q > 1:
-        _read(chart, cfg, tokens, out)
 
 
 def _user(chart: Chart, cfg: LMConfig, row: np.ndarray, codes: np.ndarray) -> None:
@@ -97,7 +98,9 @@ def _user(chart: Chart, cfg: LMConfig, row: np.ndarray, codes: np.ndarray) -> No
     lags = [found.lag - links[0].lag for found in links if found.believed]
     expected = [delay - wanted[0] for delay, found in zip(wanted, links, strict=True) if found.believed]
     if lags != expected:
-        _delay(chart, "row", "the user's acoustic codes are fed", lags, expected)
+        _delay(
+            chart, "row", "the user's acoustic codes are fed {} after the semantic ones", "the model hears other codes", lags, expected
+        )
     else:
         chart.passed("row", f"the user's acoustic codes arrive {max(lags)} after the semantic ones, as the checkpoint's delays say")
     if links[0].lag - wanted[0] not in (0, 1):
@@ -205,7 +208,14 @@ def _read(chart: Chart, cfg: LMConfig, tokens: np.ndarray, out: np.ndarray) -> N
     undone = [links[0].lag - found.lag for found in links if found.believed]
     wanted = [delay - delays[0] for delay, found in zip(delays, links, strict=False) if found.believed]
     if undone != wanted:
-        _delay(chart, "codes_out", "the acoustic delay that is undone before decoding is", undone, wanted)
+        _delay(
+            chart,
+            "codes_out",
+            "the acoustic delay undone before decoding is {}",
+            "every frame is decoded from codes that do not belong together",
+            undone,
+            wanted,
+        )
     else:
         chart.passed("codes_out", f"the delay undone before decoding is {max(undone)}, the checkpoint's")
 
@@ -238,16 +248,15 @@ def _offset(chart: Chart, boundary: str, whose: str, links: list[Link]) -> None:
         )
 
 
-def _delay(chart: Chart, boundary: str, what: str, found: list[int], wanted: list[int]) -> None:
+def _delay(chart: Chart, boundary: str, what: str, then: str, found: list[int], wanted: list[int]) -> None:
     used, right = sorted(set(found[1:])), sorted(set(wanted[1:]))
     chart.found(
         Finding(
             "acoustic-delay",
             "wrong tokens",
             boundary,
-            f"{what} {_list(used)} frames, but the weights were trained with {_list(right)}: every frame is decoded from "
-            f"codes that do "
-            "not belong together, while the text stays coherent",
+            f"{what.format(_list(used) + ' frames')}, but the weights were trained with {_list(right)}: {then}, while the text "
+            "stays coherent",
             f"measured from the tokens, per codebook: {found}; the checkpoint's: {wanted}",
             DELAY_REMEDY,
             CERTAIN,

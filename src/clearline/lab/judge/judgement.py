@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from clearline.lab.stats import wilson
+
 Verdict = Literal["clear", "degraded", "garbled", "silent", "undecided"]
 
 
@@ -30,6 +32,11 @@ class Rates:
 
     verdicts: int
     wrong: int
+
+    @property
+    def at_most(self) -> float:
+        """The share of wrong ones that so many recordings allow for: the upper end of Wilson's 95% interval."""
+        return wilson(self.wrong, self.verdicts)[1]
 
 
 @dataclass(frozen=True)

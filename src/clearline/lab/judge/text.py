@@ -51,8 +51,9 @@ def _place(rank: int, count: int) -> str:
 @dataclass(frozen=True)
 class Choice:
     """p: as above. z: the claimed text's lead over the decoys' mean in their standard deviations; -inf where the text
-    does not even fit into the sound. lead: over the best decoy, log likelihood per second; fit: its own. words: how many were asked;
-    unknown: those the recogniser does not know, which were left out. decoys: how many texts it was compared with."""
+    does not even fit into the sound. lead: over the best decoy, log likelihood per second; fit: its own. words: how many
+    were asked; unknown: those the recogniser does not know, which were left out. decoys: how many texts it was compared
+    with."""
 
     p: float
     z: float
