@@ -3,8 +3,8 @@
     python benchmarks/faults.py                      # everything, about 20 minutes of one core, writes docs/faults.md
     python benchmarks/faults.py --pairs 5 --healthy 10 --dry      # a look
 
-With CLEARLINE_PEERS naming an environment with Kyutai's `moshi`, the foreign codes are its own; otherwise they are Clearline's, handed
-over as a log, of which nothing else is known.
+With CLEARLINE_PEERS naming an environment with Kyutai's `moshi`, the foreign codes are its own; otherwise they are Clearline's,
+handed over as a log, of which nothing else is known.
 """
 
 import argparse
@@ -78,7 +78,8 @@ def foreign_codes(model, name, paths) -> tuple[np.ndarray, np.ndarray | None, st
     if any(found.peer.name == "moshi" for found in find_peers()):
         try:
             traces = [run_peer_on(PEERS["moshi"], Live(path, name, frames=110)) for path in paths]
-            return np.concatenate([trace.frames("codes_out").T for trace in traces], 1), None, "Kyutai's `moshi` (PyTorch), run on the recordings"
+            codes = np.concatenate([trace.frames("codes_out").T for trace in traces], 1)
+            return codes, None, "Kyutai's `moshi` (PyTorch), run on the recordings"
         except ClearlineError as error:
             print(f"moshi could not run: {error}", file=sys.stderr)
     results = [model.run_file(path) for path in paths]
@@ -101,12 +102,12 @@ def wrong(outcome: Outcome) -> list[str]:
 def foreign_lines(cases: list[ForeignCase], origin: str) -> list[str]:
     if not cases:
         return []
-    lines = ["", f"Another program's codes ({origin}) and sound, nothing else known:", "", "| fault | from the codes | from codes and sound | from the sound |"]
-    lines.append("|---|---|---|---|")
+    lines = ["", f"Another program's codes ({origin}) and sound, nothing else known:", ""]
+    lines += ["| fault | from the codes | from codes and sound | from the sound |", "|---|---|---|---|"]
     for description in dict.fromkeys(case.description for case in cases):
         row = {case.given: case for case in cases if case.description == description}
         said = [
-            "not in the codes" if given not in row else ("something wrong: " + ", ".join(row[given].named) if row[given].wrong else "well")
+            "not in the codes" if given not in row else ", ".join(row[given].named) or "well"
             for given in ("codes", "codes and sound", "sound")
         ]
         lines.append(f"| {description} | {' | '.join(said)} |")

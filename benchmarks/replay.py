@@ -3,9 +3,9 @@
     python benchmarks/replay.py docs/garbled-month.md            # rewrites the page
     python benchmarks/replay.py docs/garbled-month.md --check    # only says which answers changed
 
-A line that begins with "$ " is a command, what follows it is what it printed, and "exit code N" where that is not 0. Commands run in
-one folder, in order, which holds `examples/` and `questions.wav`: the examples one after the other. `$ # log A.trace A.log` writes a
-trace down as MOSHI_DEBUG lines. Lines longer than the page are folded.
+A line that begins with "$ " is a command, what follows it is what it printed, and "exit code N" where that is not 0. Commands
+run in one folder, in order, which holds `examples/` and `questions.wav`: the examples one after the other. `$ # log A.trace
+A.log` writes a trace down as MOSHI_DEBUG lines. Lines longer than the page are folded.
 """
 
 import argparse

@@ -80,9 +80,8 @@ def test_command(clearline, garbled, tmp_path):
     assert rate.frames == report["frames"] * 1920
 
 
-def test_nothing_private(clearline, garbled, tmp_path, monkeypatch):
+def test_nothing_private(monkeypatch):
     """A home folder, a user, a token in the environment, one in the facts, one in the configuration."""
-    heard, said, trace = garbled
     monkeypatch.setenv("HOME", "/home/planted")
     monkeypatch.setenv("PLANTED_API_TOKEN", "a-very-private-value")
     monkeypatch.setattr("getpass.getuser", lambda: "planted")

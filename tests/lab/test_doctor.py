@@ -67,7 +67,8 @@ def test_the_seeds_program(clearline, run):
     answer = clearline("doctor", MODEL, said, "--trace", trace, "--input", heard, "--checks")
     assert answer.code == 1 and "BAD  codes_out: acoustic-delay" in answer.out and "BAD  row: acoustic-delay" in answer.out
     paragraph = answer.out.strip().splitlines()[-1]
-    assert paragraph.startswith("WRONG TOKENS: ") and "undone before decoding is 2 frames, but the weights were trained with 1" in paragraph
+    assert paragraph.startswith("WRONG TOKENS: ")
+    assert "undone before decoding is 2 frames, but the weights were trained with 1" in paragraph
     assert "one frame (80 ms) late" in paragraph
 
 
@@ -77,7 +78,7 @@ def test_settings_that_cannot_speak(clearline, run):
 
 
 def test_a_file_of_another_run(clearline, run, tmp_path):
-    _, said, trace = run()
+    _, _, trace = run()
     soundfile.write(tmp_path / "old.wav", speech(30, seed=9), 24_000)
     answer = clearline("doctor", MODEL, tmp_path / "old.wav", "--trace", trace)
     assert answer.code == 1 and "stale-result" in answer.out

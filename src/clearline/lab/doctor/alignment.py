@@ -99,7 +99,7 @@ def _user(chart: Chart, cfg: LMConfig, row: np.ndarray, codes: np.ndarray) -> No
     expected = [delay - wanted[0] for delay, found in zip(wanted, links, strict=True) if found.believed]
     if lags != expected:
         _delay(
-            chart, "row", "the user's acoustic codes are fed {} after the semantic ones", "the model hears other codes", lags, expected
+            chart, "row", "the user's acoustic codes are fed {} late", "the model hears other codes", lags, expected
         )
     else:
         chart.passed("row", f"the user's acoustic codes arrive {max(lags)} after the semantic ones, as the checkpoint's delays say")
