@@ -116,10 +116,14 @@ def test_long_runs_in_a_lane_are_kyutais():
 
 
 def test_who_comes_and_goes_or_pauses_touches_nobody():
-    """The second lane is left and taken again, the third pauses every other frame; the first hears nothing of it."""
+    """The second lane is left and taken again, the third pauses every other frame; the first hears nothing of it.
+
+    The last two are penalised for what they said, so that what a lane remembers matters.
+    """
     config = loaded().generation(seed=5)
+    resting, coming = (loaded().generation(seed=seed, text=Sampling(temperature=0.1, repetition_penalty=5.0)) for seed in (8, 9))
     lanes = loaded().lanes(3)
-    steady, pausing = lanes.session(config), lanes.session(loaded().generation(seed=8))
+    steady, pausing = lanes.session(config), lanes.session(resting)
     frames, other = speech(FRAMES).reshape(-1, 1920), speech(FRAMES, 4).reshape(-1, 1920)
     paused, guests = [], []
     guest = None
@@ -127,15 +131,16 @@ def test_who_comes_and_goes_or_pauses_touches_nobody():
         if t % 3 == 0:
             if guest is not None:
                 guest.close()
-            guest = lanes.session(loaded().generation(seed=9))
+            guest = lanes.session(coming)
             guests.append([])
         assert said(steady.step(frames[t])) == said(alone_once(5)[t])
         guests[-1].append(said(guest.step(other[len(guests[-1])])))
         if t % 2:
             paused.append(said(pausing.step(other[len(paused)])))
-    assert paused == [said(frame) for frame in alone(loaded().generation(seed=8), FRAMES // 2, seed=4)]
+    assert paused == [said(frame) for frame in alone(resting, FRAMES // 2, seed=4)]
     # A lane taken again begins anew: every guest hears the same and says the same.
-    assert all(guest == guests[0][: len(guest)] for guest in guests)
+    expected = [said(frame) for frame in alone(coming, 3, seed=4)]
+    assert all(guest == expected[: len(guest)] for guest in guests)
 
 
 _ALONE: dict[int, list] = {}
@@ -147,14 +152,16 @@ def alone_once(seed: int) -> list:
     return _ALONE[seed]
 
 
-def test_forced_tokens():
-    config = loaded().generation(seed=5)
+@pytest.mark.parametrize("preset", [None, "kyutai-rust-cli"])  # the second pads early acoustic tokens, unless they are forced
+def test_forced_tokens(preset):
+    config = loaded().generation(preset, seed=5)
     frames = speech(4).reshape(-1, 1920)
     forced = [(7, None), (None, [1, -2, 3, -2, 5, 6, 7, 8]), (9, [1] * 8), (None, None)]
     with loaded().session(config) as session, loaded().lanes(1).session(config, details=True) as lane:
         for frame, (text, audio) in zip(frames, forced, strict=True):
             a, b = session.step(frame, text, audio), lane.step(frame, text, audio)
             assert said(a) == said(b)
+            np.testing.assert_array_equal(a.lm.audio_tokens, b.lm.audio_tokens)
             np.testing.assert_array_equal(np.isnan(a.lm.audio_logits), np.isnan(b.lm.audio_logits))
 
 

@@ -61,8 +61,8 @@ def test_a_stream_that_stands_still_has_the_expected_lag():
 
 
 def alignment_trace(user=(0, 1), read=(1, 0), fed=1, steps=80):
-    """A trace of moshi_d1's shape: user streams with lags user[0] and user[1], codes out with lags read; tokens fed back after `fed`
-    steps."""
+    """A trace of moshi_d1's shape: user streams with lags user[0] and user[1], codes out with lags read; tokens fed back
+    after `fed` steps."""
     cfg = model("moshi_d1").config
     codes = RNG.integers(0, cfg.card, (steps, cfg.user_streams))
     tokens, text = RNG.integers(0, cfg.card, (steps, cfg.dep_q)), RNG.integers(4, 30, steps)

@@ -16,7 +16,15 @@ def test_all_five_documents_are_there():
     for words in ("The first document", "The second document", "The third document", "The fourth document", "The fifth document"):
         assert text.count(f"## {words}") == 1
     # Claims of the seeds, and the commands that settle them.
-    claims = ("8 against the default 32", "Candle Metal", "s2st-1b.toml", "v9.1", "programmatic API", "TopK", "Thanks for watching!")
+    claims = (
+        "8 against the default 32",
+        "Candle Metal",
+        "s2st-1b.toml",
+        "v9.1",
+        "programmatic API",
+        "TopK",
+        "Thanks for watching!",
+    )
     assert all(words in text for words in claims)
     assert len(COMMANDS) >= 12
 

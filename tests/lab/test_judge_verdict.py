@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clearline.errors import ClearlineError
-from clearline.lab.judge import judge
+from clearline.lab.judge import judge, mos
 from clearline.lab.judge.calibration import Curve, calibration, curve, probability, rates, together
 from clearline.lab.judge.judgement import Testimony as Said
 from clearline.lab.judge.recogniser import default_recogniser
@@ -113,6 +113,7 @@ def test_packages_that_are_missing_are_named(monkeypatch):
     for name in ("pocketsphinx", "distillmos"):
         monkeypatch.setitem(sys.modules, name, None)
     default_recogniser.cache_clear()
+    mos._model.cache_clear()
     pcm = 0.1 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32)
     found = judge(pcm, 24_000, text="Good morning.")
     missing = {line.partition(":")[0]: line for line in found.not_asked}

@@ -53,7 +53,8 @@ def _share(target: np.ndarray, source: np.ndarray, initial: int, lag: int, offse
     if length < _FEWEST:
         return 0.0
     x, y = target[max(0, lag) :][:length], source[max(0, -lag) :][:length]
-    there = (x >= 0) & (y >= 0) & (x != initial)
+    # A token that an offset pushes out of the vocabulary may have become anything.
+    there = (x >= 0) & (y >= 0) & (x != initial) & (y + offset >= 0) & (y + offset < initial)
     return float((x[there] == y[there] + offset).mean()) if there.sum() >= _FEWEST else 0.0
 
 
@@ -98,9 +99,7 @@ def _user(chart: Chart, cfg: LMConfig, row: np.ndarray, codes: np.ndarray) -> No
     lags = [found.lag - links[0].lag for found in links if found.believed]
     expected = [delay - wanted[0] for delay, found in zip(wanted, links, strict=True) if found.believed]
     if lags != expected:
-        _delay(
-            chart, "row", "the user's acoustic codes are fed {} late", "the model hears other codes", lags, expected
-        )
+        _delay(chart, "row", "the user's acoustic codes are fed {} late", "the model hears other codes", lags, expected)
     else:
         chart.passed("row", f"the user's acoustic codes arrive {max(lags)} after the semantic ones, as the checkpoint's delays say")
     if links[0].lag - wanted[0] not in (0, 1):

@@ -33,7 +33,6 @@ export class Recording {
 
   // 16-bit WAV at the model's rate: left the user, as sent; right the model, each frame after the one it answers.
   wav() {
-    const count = (pieces) => pieces.reduce((sum, piece) => sum + piece.length, 0);
     const samples = Math.max(count(this.heard), this.said.length ? this.saidFrom + count(this.said) : 0);
     const data = new Int16Array(samples * 2);
     const place = (pieces, from, channel) => {
@@ -47,10 +46,12 @@ export class Recording {
   trace() {
     const { about, rate, frameSize, events } = this;
     const trace = { ...about, started: new Date(this.started).toISOString(), rate, frame_size: frameSize,
-      frames_heard: this.heard.length, said_from_sample: this.saidFrom, events };
+      samples_heard: count(this.heard), samples_said: count(this.said), said_from: this.saidFrom, events };
     return new Blob([JSON.stringify(trace, null, 1)], { type: "application/json" });
   }
 }
+
+const count = (pieces) => pieces.reduce((sum, piece) => sum + piece.length, 0);
 
 function header(rate, bytes) {
   const channels = 2, width = 2;
