@@ -93,7 +93,7 @@ def test_nothing_private(monkeypatch):
     codes[-5:] = 99
     evidence = Evidence(
         model("moshi_d1"), str(MODEL), Trace({"codes_out": codes}, facts), transcript="planted said: Bearer abcdefgh12345678",
-        runs=[{"run_id": "1", "output": "x", "path": "/home/planted/out.wav"}, {"run_id": "2", "output": "x", "password": "hunter22"}],
+        runs=[{"run_id": "1", "output": "x", "path": "/home/planted"}, {"run_id": "2", "output": "x", "password": "hunter22"}],
     )  # fmt: skip
     report = make_report(evidence)
     everything = b"\n".join(report.files.values())
@@ -133,7 +133,7 @@ def test_claims_are_no_stronger_than_the_evidence(garbled):
         and "(99%)" in text
         and "Reproduced by making this mistake" not in text.split("**Hyp")[0]
     )
-    assert "not looked at: logits and hidden states, the times of the frames" in text
+    assert "not looked at: logits and hidden states" in text
     for word in ("definitively", "HIGH", "proves", "root cause", "✅"):
         assert word not in text
     healthy = make_report(Evidence(model("moshi_d1"), str(MODEL))).files["report.md"].decode()

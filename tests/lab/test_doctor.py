@@ -47,12 +47,15 @@ def run(clearline, tmp_path):
         assert answer.code == 0, answer.err
         return paths
 
+    # How long a frame takes on the machine that tests is nobody's business.
+    (tmp_path / "fast.json").write_text(json.dumps([20.0] * 30))
+
     return made
 
 
 def test_a_run_that_is_well(clearline, run):
     heard, said, trace = run()
-    answer = clearline("doctor", MODEL, said, "--trace", trace, "--input", heard, "--json")
+    answer = clearline("doctor", MODEL, said, "--trace", trace, "--input", heard, "--times", said.with_name("fast.json"), "--json")
     report = json.loads(answer.out)
     assert answer.code == 0 and report["well"] and report["kind"] == "all is well" and report["findings"] == []
     looked = {check["what"] for check in report["checks"] if check["ok"]}
@@ -143,7 +146,7 @@ def test_the_judge_is_heard(monkeypatch, run):
         return Judgement("garbled", 0.97, 0.02, "no witness understood it", ())
 
     monkeypatch.setattr("clearline.lab.judge.judge", judge)
-    found = examine(as_output(gather(str(MODEL), said, trace=str(trace))), machine=False)
+    found = examine(as_output(gather(str(MODEL), said, trace=str(trace), times=said.with_name("fast.json"))), machine=False)
     assert found.names == ("garbled",) and found.findings[0].confidence == 0.97 and "no witness understood it" in found.paragraph
     assert asked and asked[0][1:] == (True, True)
     # What explains it is told instead of it.

@@ -123,6 +123,13 @@ def test_underruns():
 def test_times():
     assert names(look_at_times, np.full(50, 120.0)) == ["too-slow"]
     assert names(look_at_times, np.full(50, 20.0)) == [] == names(look_at_times, None)
+    # A machine that is busy with something else is not a program that is too slow.
+    chart = Chart()
+    look_at_times(np.full(50, 120.0), chart, np.full(50, 10.0))
+    assert not chart.faults and "10 ms of that are the program's own" in chart.findings[0].what
+    chart = Chart()
+    look_at_times(np.full(50, 120.0), chart, np.full(50, 110.0))
+    assert chart.names() == {"too-slow"}
     # The first frame may take as long as it likes.
     assert names(look_at_times, np.array([5000.0, *[20.0] * 50])) == []
     chart = Chart()

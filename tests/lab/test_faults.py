@@ -91,7 +91,7 @@ def test_groups_that_are_misread():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["", "acoustic-delay", "quantisation-group", "no-top-k"])
+@pytest.mark.parametrize("name", ["", "acoustic-delay", "quantisation-group"])
 def test_on_trained_weights(name, monkeypatch):
     """nano on its examples, with the tail that a reply needs."""
     import clearline

@@ -70,7 +70,8 @@ def test_a_conversation_by_keyboard_and_its_recording(page, tmp_path):
     assert loudest == pytest.approx([20 * np.log10(0.5 / 2**0.5), 20 * np.log10(0.25 / 2**0.5)], abs=0.5)
     trace = json.loads(files["Trace"].read_text())
     said = trace["samples_said"]
-    assert letters(shown) and page.line.text.startswith(shown) and said == len(shown) * FRAME
+    # On a machine too busy to answer everything after "stop", the last text may come without its sound.
+    assert letters(shown) and page.line.text.startswith(shown) and 0 <= len(shown) * FRAME - said <= FRAME
 
     left, right = both_sides(files["Sound"])
     assert left.tobytes().startswith(sound(page.line.sent))

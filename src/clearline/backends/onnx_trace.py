@@ -48,7 +48,7 @@ def trace(
             k, v = (Edge(ops, name, (batch, heads, -1, dim)) for name in names)
             scales = None
             if spec.path in int8_rings:
-                scales = tuple(Edge(ops, f"{name}.scale", (heads * dim,)) for name in names)
+                scales = Edge(ops, f"{names[0]}.scale", (heads * dim,)), Edge(ops, f"{names[1]}.scale", (heads * dim,))
                 graph_inputs += [_value_info(scale.name, scale.shape) for scale in scales]
             leaves[spec.path] = RingEdges(k, v, capacity, spec.rows, scales)
         else:

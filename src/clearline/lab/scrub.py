@@ -16,7 +16,9 @@ _SECRETS = (
     r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]{8,}",
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----",
 )
-_NAMED = re.compile(r"(?i)\b([\w-]*(?:token|secret|password|passwd|api_?key|auth)[\w-]*)(\"?\s*[=:]\s*\"?)([^\s\"',;&{}\[\]]{4,})")
+_NAMED = re.compile(
+    r"(?i)\b([\w-]*(?:token|secret|password|passwd|api_?key|auth)[\w-]*)(\"?\s*[=:]\s*\"?)(?!<)([^\s\"',;&{}\[\]]{4,})"
+)
 _CALLED = re.compile(r"(?i)token|secret|password|passwd|api_?key|credential|auth")
 # Words that hold tokens of another kind.
 _INNOCENT = re.compile(r"(?i)(text|audio)[ _]tokens?$|tokenizer|^tokens$")

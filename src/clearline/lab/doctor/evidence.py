@@ -21,7 +21,7 @@ class Evidence:
     frame. setup: the configuration that the program under test uses, as `clearline audit` takes it. runs: records of
     runs that are said to be separate (keys run_id, seed, output, seconds, started: any of them). transcript: what somebody, or
     a recogniser, says was heard. backend: what is tested operation by operation (None: the model's own). given: a
-    recording that is to be looked at for itself.
+    recording that is to be looked at for itself. cpu_ms: like step_ms, of the program's own processor time.
     """
 
     model: Model | None = None
@@ -37,6 +37,7 @@ class Evidence:
     transcript: str | None = None
     backend: Backend | None = None
     given: Recording | None = None
+    cpu_ms: np.ndarray | None = None
 
     def column(self, name: str) -> np.ndarray | None:
         """A boundary of the trace, or None."""

@@ -53,7 +53,7 @@ def examine(evidence: Evidence, on_step: OnStep = lambda _: None, *, machine: bo
     look("model files", lambda: look_at_files(evidence, chart))
     look("configuration", lambda: look_at_setup(evidence, chart))
     look("records", lambda: look_at_records(evidence, chart))
-    look("time", lambda: look_at_times(evidence.step_ms, chart))
+    look("time", lambda: look_at_times(evidence.step_ms, chart, evidence.cpu_ms))
     model = evidence.model
     if model is not None:
         look("input", lambda: look_at_input(evidence, chart, model.mimi.sample_rate))

@@ -61,20 +61,23 @@ def run_now(evidence: Evidence, recording: Recording | None) -> Evidence:
     """Clearline's own run of the input, recorded at every boundary and timed. recording: looked at for itself, too."""
     model, speech = evidence.model, evidence.input
     assert model is not None and speech is not None
-    recorder, times = MemoryRecorder(TOKENS | LOGITS | PCM), [time.perf_counter()]
+    recorder, clock = MemoryRecorder(TOKENS | LOGITS | PCM), [(time.perf_counter(), time.process_time())]
     samples = speech.samples[: int(SECONDS * speech.rate)]
     result = model.run(
         samples,
         speech.rate,
         recorder=recorder,
         input_hash=evidence.input_hash,
-        on_frame=lambda *_: times.append(time.perf_counter()),
+        on_frame=lambda *_: clock.append((time.perf_counter(), time.process_time())),
     )
-    steps = np.diff(times) * 1e3 if evidence.step_ms is None else evidence.step_ms
+    wall, own = np.diff(np.array(clock), axis=0).T * 1e3
+    if evidence.step_ms is None:
+        # On a GPU the processor waits: its time says nothing there.
+        evidence = replace(evidence, step_ms=wall, cpu_ms=own if model.backend.device == "cpu" else None)
     output = Recording(result.pcm[:, None], result.sample_rate) if len(result.pcm) else None
     digest = None if output is None else hashlib.sha256(wav_bytes(result.pcm, result.sample_rate)).hexdigest()
     cut = Recording(samples, speech.rate)
-    return replace(evidence, trace=recorder.trace(), input=cut, output=output, output_hash=digest, step_ms=steps, given=recording)
+    return replace(evidence, trace=recorder.trace(), input=cut, output=output, output_hash=digest, given=recording)
 
 
 def read_times(path: Path) -> np.ndarray:

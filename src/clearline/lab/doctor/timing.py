@@ -25,8 +25,8 @@ def underruns(step_ms: np.ndarray, buffered: int = BUFFERED) -> int:
     return missed
 
 
-def look_at_times(step_ms: np.ndarray | None, chart: Chart) -> None:
-    """Times of the frames in milliseconds."""
+def look_at_times(step_ms: np.ndarray | None, chart: Chart, cpu_ms: np.ndarray | None = None) -> None:
+    """Times of the frames in milliseconds; cpu_ms: what of them the program itself computed, where that is known."""
     if step_ms is None or len(step_ms) < 5:
         return
     times = np.asarray(step_ms, float)[1:]  # the first one compiles, allocates, warms up
@@ -34,7 +34,21 @@ def look_at_times(step_ms: np.ndarray | None, chart: Chart) -> None:
     over = float((times > FRAME_MS).mean())
     missed = underruns(times)
     line = f"a frame takes {mean:.0f} ms on average, 1 in 100 more than {p99:.0f} ms; {over:.0%} take longer than 80 ms"
-    if mean > FRAME_MS or missed > RARE * len(times):
+    slow = mean > FRAME_MS or missed > RARE * len(times)
+    own = None if cpu_ms is None or len(cpu_ms) < 2 else np.asarray(cpu_ms, float)[1:]
+    if slow and own is not None and underruns(own) <= RARE * len(own) and own.mean() < mean / 2:
+        chart.found(
+            Finding(
+                "machine-busy",
+                "note",
+                "time",
+                f"{line}, but only {own.mean():.0f} ms of that are the program's own: the machine is busy with something else",
+                "processor time of this process against the clock",
+                "end what else is running, and measure again",
+                LIKELY,
+            )
+        )
+    elif slow:
         chart.found(
             Finding(
                 "too-slow",
