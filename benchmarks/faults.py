@@ -18,7 +18,7 @@ import clearline
 from clearline.app import code_version
 from clearline.errors import ClearlineError
 from clearline.lab.adapters import PEERS, find_peers
-from clearline.lab.faults import rig
+from clearline.lab.faults import FAULTS, rig
 from clearline.lab.faults.foreign import ForeignCase, foreign_trial
 from clearline.lab.faults.trial import Outcome, Plan, blind_trial, joined, summary, table
 from clearline.lab.live import Live, run_peer_on
@@ -36,17 +36,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--healthy", type=int, default=200)
+    parser.add_argument("--only", default="", help="names of faults, separated by commas")
     parser.add_argument("--no-foreign", action="store_true")
     parser.add_argument("--dry", action="store_true", help="print only, leave docs/faults.md alone")
     asked = parser.parse_args()
     paths = asked.recordings or sorted((ROOT / "examples").glob("*.wav"))
     begun, begun_cpu = time.time(), time.process_time()
     model = clearline.load(asked.model, threads=1)
+    chosen = tuple(fault for fault in FAULTS if not asked.only or fault.name in asked.only.split(","))
 
     def told(number: int, of: int, what: str) -> None:
         print(f"\r{number + 1}/{of} {time.time() - begun:5.0f} s  {what[:60]:<60}", end="", file=sys.stderr, flush=True)
 
-    outcome = blind_trial(model, joined(paths), Plan(seeds=tuple(range(1, asked.seeds + 1)), pair_count=asked.pairs), told)
+    outcome = blind_trial(model, joined(paths), Plan(chosen, tuple(range(1, asked.seeds + 1)), asked.pairs), told)
     # Health is asked of short runs: many of them, each with a tail just long enough for the reply.
     rig.TAIL = 25
     outcome.cases += blind_trial(model, joined(paths[-1:]), Plan(faults=(), healthy=asked.healthy), told).cases

@@ -1,11 +1,20 @@
 """The command line inside the test process: fast, and with the same `main`."""
 
+import signal
 import sys
 
 import pytest
 from helpers.command import Answer
 
 from clearline.cli import main
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A shell that starts the tests in the background has Ctrl-C ignored, and they would wait for its effect for ever."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
