@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import augment as aug
-from common import FRAME, RATE, TEXT_EPAD, TEXT_PAD, WORK, build_mimi, exchanges
+from common import FRAME, LEAD, RATE, TEXT_EPAD, TEXT_PAD, WORK, build_mimi, exchanges
 from corpus import Corpus, replies
 
 T = 150                                                          # frames of a session
@@ -24,7 +24,7 @@ REACT = 4                                                        # frames from e
 class Replies:
     """Codes and text tokens of every reply, and the codes of nano's silence."""
     def __init__(self, mimi, tokenizer):
-        before, after = 40, 12
+        before, after = LEAD, 12                                  # as the decoder learns them
         with torch.no_grad():
             quiet = mimi.encode(torch.zeros(1, 1, (T + 50) * FRAME))[0].numpy()
             self.start = quiet                                   # from the start of a session

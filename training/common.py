@@ -9,6 +9,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 WORK = pathlib.Path(os.environ.get("NANO_WORK", "/root/nano"))   # everything big lives here
 RATE = 24000
 FRAME = 1920                                                     # samples in one 12.5 Hz frame
+LEAD = 14                                                        # silent frames before a reply: its codes depend on them
 TEXT_EPAD, TEXT_PAD = 0, 3                                       # as in Moshi's tokenizer
 TEXT_CARD = 400
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import augment as aug
-from common import FRAME, PHONEMES, RATE, WORK, build_mimi
+from common import FRAME, LEAD, PHONEMES, RATE, WORK, build_mimi
 from corpus import Corpus, replies
 
 SUB = 4                                                          # phoneme steps in one frame
@@ -125,7 +125,7 @@ class Data:
         self.rng = np.random.default_rng(seed)
         self.corpus = Corpus("train")
         self.weights = self.corpus.weights()
-        quiet = np.zeros(14 * FRAME, np.float32)
+        quiet = np.zeros(LEAD * FRAME, np.float32)
         self.replies = [np.concatenate([quiet, w, quiet[:10 * FRAME]]) for _, w, _ in replies()]
         sizes = np.array([len(r) for r in self.replies], float)
         self.reply_weights = sizes / sizes.sum()

@@ -190,6 +190,7 @@ def main():
     ap.add_argument("--pattern", default="sessions*.npz")
     ap.add_argument("--codec", default=str(WORK / "codec_frozen.pt"))
     ap.add_argument("--out", default="lm")
+    ap.add_argument("--relearn", action="store_true", help="replies with new codes: the depth transformer above all")
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
     global OUT
@@ -200,26 +201,32 @@ def main():
     lm = build_lm()
     trainer, ears = Trainer(lm, a.dropout), Ears(lm, a.codec)
     params = [*lm.parameters(), *trainer.head.parameters(), *ears.parameters()]
+    slow = {id(p) for name, p in lm.named_parameters() if not name.startswith(("depformer", "linears"))} if a.relearn else set()
     opt = torch.optim.AdamW([{"params": [p for p in params if p.dim() > 1 and p.shape[0] > 1], "weight_decay": .08},
                              {"params": [p for p in params if p.dim() <= 1 or p.shape[0] == 1], "weight_decay": 0}],
                             lr=a.lr, betas=(.9, .97))
+    if a.relearn:
+        opt = torch.optim.AdamW([{"params": [p for p in params if id(p) not in slow]},
+                                 {"params": [p for p in params if id(p) in slow], "scale": .05}], lr=a.lr, betas=(.9, .97), weight_decay=.02)
     spent = 0
     if a.resume:
         d = torch.load(WORK / f"{a.out}.pt")
         ears.load_state_dict(d["ears"])
-        lm.load_state_dict(ears.fold(d["lm"], -1)), trainer.head.load_state_dict(d["head"]), opt.load_state_dict(d["opt"])
-        spent = d["spent"]
-    train, held = Sessions(a.pattern), Sessions("heldout*.npz")
+        lm.load_state_dict(ears.fold(d["lm"], -1)), trainer.head.load_state_dict(d["head"])
+        if not a.relearn:
+            opt.load_state_dict(d["opt"])
+            spent = d["spent"]
+    train, held = Sessions(a.pattern), Sessions(a.pattern.replace("sessions", "heldout"))
     start, step, saved, tested, sums = time.time() - spent, 0, time.time(), time.time(), {}
     while (done := (time.time() - start) / (60 * a.minutes)) < 1:
         lr = a.lr * min(1, (step + 1) / (20 if a.resume else 150)) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
         for g in opt.param_groups:
-            g["lr"] = lr
+            g["lr"] = lr * g.get("scale", 1)
         lm.train(), ears.listen()
-        lt, la, lc, le = trainer.losses(*train.batch(a.batch, rng), max(0, 1 - done),
-                                       speak=done < .5 or step % 4 == 0)   # the replies are known by heart early
+        lt, la, lc, le = trainer.losses(*train.batch(a.batch, rng), 0 if a.relearn else max(0, 1 - done),
+                                       speak=a.relearn or done < .5 or step % 4 == 0)   # the replies are known by heart early
         phonetic = .3 * (1 - done) + .03
-        loss = 10 * lt + .25 * la[0] + .12 * la[1:].mean() + phonetic * (.5 * lc + 2 * le)
+        loss = 10 * lt + (4 if a.relearn else 1) * (.25 * la[0] + .12 * la[1:].mean()) + phonetic * (.5 * lc + 2 * le)
         opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)

@@ -1,7 +1,7 @@
 """Mimi: one 80 ms frame of waveform to codes and back."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clearline.config import MimiConfig, TransformerConfig
 from clearline.model.conv import Conv1d, ConvTranspose1d
@@ -81,7 +81,8 @@ class MimiEncoder:
     def state(self, batch: int) -> Iterator[StateSpec]:
         yield StateSpec("position", "position", (batch,))
         for path, part in self.parts.items():
-            yield from state_at(path, part, batch)
+            for spec in state_at(path, part, batch):
+                yield replace(spec, rows=spec.rows * self.frames)
 
     def step(self, ops: Ops, w: Weights, s: State, inputs: Mapping[str, Array]) -> dict[str, Array]:
         position = s.take("position")
@@ -140,7 +141,8 @@ class MimiDecoder:
     def state(self, batch: int) -> Iterator[StateSpec]:
         yield StateSpec("position", "position", (batch,))
         for path, part in self.parts.items():
-            yield from state_at(path, part, batch)
+            for spec in state_at(path, part, batch):
+                yield replace(spec, rows=spec.rows * self.frames)
 
     def step(self, ops: Ops, w: Weights, s: State, inputs: Mapping[str, Array]) -> dict[str, Array]:
         position = s.take("position")

@@ -31,7 +31,7 @@ class Rig:
     settings: as they are; claimed: as the program's author believes. computed: the language model as it is computed; codec:
     as it is computed. hear: file to 24 kHz mono. fed: the user's codes of frame t [n_user] on their way to the model. said:
     offset of the text token that is fed back. sent: codes of frame t [dep_q] on their way to the decoder. played: sound
-    [n] and its rate to what is written. slow: factor on the times. runs, transcript, setup, backend: as in `Evidence`.
+    [n] and its rate to what is written. slow: milliseconds added to every frame. runs, transcript, setup, backend: as in `Evidence`.
     """
 
     model: Model
@@ -44,7 +44,7 @@ class Rig:
     said: int = 0
     sent: list[FrameChange] = field(default_factory=list)
     played: list[Callable[[np.ndarray, int], tuple[np.ndarray, int]]] = field(default_factory=list)
-    slow: float = 1.0
+    slow: float = 0.0
     noise: int = 0
     setup: str | None = None
     folder: str = "nano"
@@ -86,7 +86,7 @@ def run(rig: Rig, recording: Recording) -> Evidence:
             if ((out >= 0) & (out < model.mimi.cfg.bins)).all():
                 pcm_out = stream.decode(out).astype(np.float32)
                 sound.append(pcm_out)
-        times.append((time.thread_time() - begun) * 1e3 * rig.slow)
+        times.append((time.thread_time() - begun) * 1e3 + rig.slow)
         recorder.add({
             "pcm_in": frame, "codes_in": codes, "row": lm.row, "hidden": lm.hidden, "text_logits": lm.text_logits,
             "text_token": lm.text_token, "audio_logits": lm.audio_logits, "audio_tokens": lm.audio_tokens, "codes_out": out,

@@ -136,7 +136,7 @@ def reversed_samples(pcm: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
 
 
 def slow(rig: Rig) -> None:
-    rig.slow = 40.0
+    rig.slow = 90.0
 
 
 def cached(rig: Rig) -> None:
