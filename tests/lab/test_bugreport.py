@@ -131,7 +131,7 @@ def test_claims_are_no_stronger_than_the_evidence(garbled):
     assert (
         "nothing is said about other hardware" in text
         and "(99%)" in text
-        and "Reproduced by making this mistake" not in text.split("**Hyp")[0]
+        and "Follows from what was recorded" not in text.split("**Hyp")[0]
     )
     assert "not looked at: logits and hidden states" in text
     for word in ("definitively", "HIGH", "proves", "root cause", "✅"):

@@ -191,7 +191,7 @@ def _hypotheses(diagnosis: Diagnosis) -> list[str]:
     if not diagnosis.findings:
         return ["None."]
     return [
-        f"- {'Reproduced by making this mistake on purpose' if finding.confidence >= 0.99 else 'Fits best of what was tried'} "
+        f"- {'Follows from what was recorded' if finding.confidence >= 0.99 else 'Fits best of what was tried'} "
         f"({finding.confidence:.0%}): {finding.what}. To check: {finding.remedy}."
         for finding in diagnosis.findings
     ]

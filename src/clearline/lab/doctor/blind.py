@@ -78,9 +78,7 @@ def look_at_codes(codec: Codec, codes: np.ndarray, chart: Chart) -> None:
         return
     own = second_generation(codec, codes)
     if own.first < TRAINED:
-        chart.unknown(
-            "codes", f"this codec gives {own.first:.0%} of its own sound's codes back: it proves nothing"
-        )
+        chart.unknown("codes", f"this codec gives {own.first:.0%} of its own sound's codes back: it proves nothing")
     elif plain.first < WRONG_BELOW * own.first:
         chart.found(
             Finding(

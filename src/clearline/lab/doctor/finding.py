@@ -11,8 +11,8 @@ class Finding:
     """One thing that is wrong, or (kind "note") worth knowing.
 
     name: what it is called, the same for the same cause; `unexplained-...` where only the place is known. boundary: where it
-    was seen. what, evidence, remedy: sentences without a full stop. confidence in 0..1; `CERTAIN` means that the recorded
-    values were reproduced by making this very mistake, and by nothing else that was tried.
+    was seen. what, evidence, remedy: sentences without a full stop. confidence in 0..1; `CERTAIN` means that it was measured
+    directly, or that the recorded values were reproduced by making this very mistake, and by nothing else that was tried.
     """
 
     name: str

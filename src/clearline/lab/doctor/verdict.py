@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from clearline.lab.doctor.evidence import Evidence
 from clearline.lab.doctor.finding import Chart, Check, Finding, Kind
 
-# A frame passes these in this order; the first thing wrong is told first. Time and records come before what they explain.
-_ORDER: tuple[Kind, ...] = ("broken machine", "wrong configuration", "bad evidence", "wrong tokens", "wrong audio path", "too slow")
+# The first thing wrong is told first, in the order in which one depends on the other.
+_ORDER: tuple[Kind, ...] = ("broken machine", "wrong configuration", "wrong tokens", "wrong audio path", "too slow", "bad evidence")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def _told(faults: list[Finding]) -> list[Finding]:
 
 
 def _paragraph(faults: list[Finding], notes: tuple[Finding, ...], checks: list[Check], evidence: Evidence) -> str:
-    looked = [check.what for check in checks if check.ok]
+    bad = {check.what for check in checks if check.ok is False}
+    looked = [check.what for check in checks if check.ok and check.what not in bad]
     unknown = [check for check in checks if check.ok is None]
     if not faults:
         if not looked:
