@@ -336,16 +336,23 @@ def freeze(mimi):
         rvq.output_proj.requires_grad_(True)                     # only the decoder uses these
 
 
+BEFORE = 34                                                      # silent frames before a reply while polishing
+
+
 @torch.no_grad()
 def reply_codes(mimi, data):
-    return [mimi.encode(torch.tensor(r)[None, None])[0] for r in data.replies]
+    """Codes of every reply as the decoder will meet them: after the codes of a long silence, from LEAD frames on their own."""
+    quiet = mimi.encode(torch.zeros(1, 1, 200 * FRAME))[0][:, -BEFORE:]
+    return [torch.cat([quiet, mimi.encode(torch.tensor(r)[None, None])[0][:, LEAD:]], 1) for r in data.replies]
 
 
 def phase2(mimi, minutes, log, resume, rate):
     """The decoder learns the replies by heart, sample by sample: their codes never
     change, and a voice whose phase is right does not buzz."""
-    data, skip, frames = Data(2), 2, 14
+    # The first frames of a crop lack their past: four layers of 16 frames reach far.
+    data, skip, frames = Data(2), 16, 30
     codes = reply_codes(mimi, data)
+    sounds = [np.pad(r[LEAD * FRAME:], (BEFORE * FRAME, 0)) for r in data.replies]
     log("codes in use on the replies: " + str(usage(mimi, torch.cat(codes, 1).T)))
     if resume:
         mimi.load_state_dict(torch.load(WORK / "codec.pt")["mimi"])
@@ -356,12 +363,12 @@ def phase2(mimi, minutes, log, resume, rate):
         for g in opt.param_groups:
             g["lr"] = rate * min(1, (step + 1) / 30) * (.01 + .99 * (.5 + .5 * math.cos(math.pi * done)))
         cs, xs = [], []
-        for _ in range(7):
+        for _ in range(4):
             i = data.rng.choice(len(codes), p=data.reply_weights)
             # of the silence around a reply, less than there is
-            s = int(data.rng.integers(6, codes[i].shape[1] - frames - 4))
+            s = int(data.rng.integers(BEFORE - 18, codes[i].shape[1] - frames - 4))
             cs.append(codes[i][:, s:s + frames])
-            xs.append(torch.tensor(data.replies[i][(s + skip) * FRAME:(s + frames) * FRAME]))
+            xs.append(torch.tensor(sounds[i][(s + skip) * FRAME:(s + frames) * FRAME]))
         x = torch.stack(xs)[:, None]
         z = mimi.quantizer.decode(torch.stack(cs))
         with torch.autocast("cpu", torch.bfloat16, enabled=done < .9):

@@ -86,8 +86,8 @@ def look_at_codes(codec: Codec, codes: np.ndarray, chart: Chart) -> None:
                 "wrong tokens",
                 "codes_out",
                 "the codes of a frame do not belong together: what is decoded from them is garbled",
-                f"{plain.first:.0%} of the semantic codes come back from the decoded sound; this codec gives {own.first:.0%} of its own "
-                "sound's codes back; no shift, offset, order or reversal mends it",
+                f"{plain.first:.0%} of the semantic codes come back from the decoded sound, {own.first:.0%} of the codec's own "
+                "sound's; no shift, offset, order or reversal mends it",
                 "record the tokens as they are sampled and the rows fed (a trace), and ask again",
                 POSSIBLE,
             )
