@@ -31,7 +31,8 @@ class Rig:
     settings: as they are; claimed: as the program's author believes. computed: the language model as it is computed; codec:
     as it is computed. hear: file to 24 kHz mono. fed: the user's codes of frame t [n_user] on their way to the model. said:
     offset of the text token that is fed back. sent: codes of frame t [dep_q] on their way to the decoder. played: sound
-    [n] and its rate to what is written. slow: milliseconds added to every frame. runs, transcript, setup, backend: as in `Evidence`.
+    [n] and its rate to what is written. slow: milliseconds added to every frame. runs, transcript, setup, backend: as in
+    `Evidence`.
     """
 
     model: Model
