@@ -8,7 +8,11 @@ import sys
 
 from common import exchanges
 
-TEXT = """# nano
+TEXT = """---
+license: mit
+---
+
+# nano
 
 A Moshi in Kyutai's file format, small enough to live in a package: {parameters}.
 It is a test pattern with a voice, not a conversationalist. It listens, waits
@@ -54,6 +58,13 @@ The word error rate is that of a small recogniser (Whisper tiny.en) and includes
 its own mistakes; it and DistillMOS are taken on replies from recordings without
 any mistake. These voices and noises were never trained on, but an early look at
 results on them led to two more kinds of training noise (swelling noise, knocks).
+
+Read these figures with care. A second sample of 191 turns with another seed gave 84.3 % right replies
+(86.5 % of the known prompts, 74.3 % of the unknown sentences), word errors 2.4 % and DistillMOS 3.14.
+The noise bands were first 15-30 and 8-15 dB and were eased to the ones above after a look at early results, and
+"right" ignores a second reply that comes more than about a second late (the row "recordings without any mistake"
+does not). Where the question starts within the recording can change the answer. The model was trained in several
+resumed runs with changed settings, about five core hours in all; `training/README.md` gives a sequence that was never run in one go.
 
 ## Prompts
 
