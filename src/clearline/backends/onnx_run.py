@@ -107,7 +107,7 @@ class Onnx:
         """`int8`: keys and values of long rings in int8, a quarter of the bytes. Results are then not those of float32."""
         self._threads = threads
         self.int8 = int8
-        self._values: dict[tuple[int, str], Any] = {}
+        self._values: dict[tuple[int, str], tuple[Weight, Any]] = {}
 
     def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
         return initial_state(specs, np.float32, lambda spec, dtype: ring_class(spec, self.int8)(spec, dtype))
@@ -127,10 +127,11 @@ class Onnx:
 
     def value(self, name: str, weight: Weight, layout: Layout) -> Any:
         """The OrtValue of one weight in one layout."""
+        # Kept with the weight itself: an id says nothing once its object is gone.
         key = (id(weight), name)
         if key not in self._values:
-            self._values[key] = ort.OrtValue.ortvalue_from_numpy(arrange(weight, layout))
-        return self._values[key]
+            self._values[key] = weight, ort.OrtValue.ortvalue_from_numpy(arrange(weight, layout))
+        return self._values[key][1]
 
     def compile(
         self,
