@@ -54,7 +54,10 @@ def test_broken_codes_are_garbled(run, model, break_it):
         "random": lambda c: rng.integers(0, model.mimi.cfg.bins, c.shape),
     }[break_it](codes)
     found = judge(model.mimi.decode(codes), RATE, codes=codes, codec=model.mimi, witnesses=("codec", "sound"))
-    assert found.verdict == "garbled" and found.testimony("codec").garbled > 0.85
+    assert found.verdict == "garbled"
+    # Permuted codes may decode to next to no sound, of which the codec then says nothing.
+    said = found.testimony("codec").garbled
+    assert (said is None and break_it == "permuted") or said > 0.85
 
 
 def test_another_text_is_not_what_it_says(run):
