@@ -1,6 +1,6 @@
-"""What `clearline serve` gives: latency from mouth to ear, conversations at once, memory, an hour's soak, killed clients.
+"""What `clearline serve` gives: latency from mouth to ear, conversations at once, idle work, memory, an hour's soak, kills.
 
-Command line:  python benchmarks/serve.py [--model nano] [--only latency,sessions,memory,soak,kills] [--write]
+Command line:  python benchmarks/serve.py [--model nano] [--only latency,sessions,idle,memory,soak,kills] [--write]
                [--latency-seconds 60] [--hold-seconds 600] [--soak-minutes 60] [--kills 100] ...
 
 The server is a process of its own, and so are the clients that are killed; all the others live in this one and take their
@@ -9,157 +9,21 @@ part of the same cores. Only `--write` changes benchmarks/serve.md. Linux only: 
 
 import argparse
 import asyncio
-import functools
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from serving import BYTES, ROOT, SECONDS, Heard, as_server, serving, talk, together
+from soak import soak
 from timing import machine
 from websockets.asyncio.client import connect
-
-ROOT = Path(__file__).parents[1]
-FRAME, SECONDS, BYTES = 1920, 0.08, 3840
-
-
-@functools.cache
-def question() -> list[bytes]:
-    """A recorded question and four seconds of silence, in frames; clients repeat it."""
-    from clearline.audio import read_audio, to_mono
-
-    recording = read_audio(ROOT / "examples" / "hello.wav")
-    mono = to_mono(recording.samples, recording.rate, 24_000)
-    pcm = np.concatenate([mono, np.zeros(4 * 24_000 + -len(mono) % FRAME, np.float32)])
-    data = np.rint(np.clip(pcm, -1, 1) * 32767).astype("<i2").tobytes()
-    return [data[i : i + BYTES] for i in range(0, len(data) - BYTES + 1, BYTES)]
-
-
-@dataclass
-class Server:
-    """A running server: its process, host:port, and what it said when it began."""
-
-    process: "subprocess.Popen[str]"
-    address: str
-    room: int
-    step_ms: float
-
-    @property
-    def resident(self) -> int:
-        """Bytes of memory that it holds."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
-
-    def health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://{self.address}/health", timeout=30) as answer:
-            facts: dict[str, Any] = json.load(answer)
-            return facts
-
-
-@contextmanager
-def serving(model: str, load: float) -> Iterator[Server]:
-    """A server that admits up to `load` of its workers' time; killed at the end."""
-    command = [sys.executable, __file__, "--as-server", str(load), "--model", model]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL) as process:
-        giving_up = threading.Timer(300, process.kill)
-        giving_up.start()
-        try:
-            assert process.stdout is not None
-            facts = json.loads(process.stdout.readline())
-            giving_up.cancel()
-            yield Server(process, **facts)
-        finally:
-            giving_up.cancel()
-            process.kill()
-
-
-def as_server(model: str, load: float) -> None:
-    import os
-
-    from clearline.app import load as load_model
-    from clearline.server.access import Access
-    from clearline.server.limits import Limits
-    from clearline.server.run import Options, bind, serve
-
-    def started(address: str, hub: Any) -> None:
-        facts = {"address": address.removeprefix("http://"), "room": hub.room, "step_ms": 1000 * hub.capacity.step_seconds}
-        print(json.dumps(facts), flush=True)
-
-    workers = len(os.sched_getaffinity(0))
-    options = Options("127.0.0.1", Access(), Limits(load=load), workers)
-    with bind("127.0.0.1", 0) as listener:
-        serve(listener, load_model(model, threads=1), model, options, started)
-
-
-@dataclass
-class Heard:
-    """What one client got. latencies: milliseconds from a frame sent, as soon as it was whole, to its reply."""
-
-    sent: int = 0
-    replies: int = 0
-    latencies: list[float] = field(default_factory=list)
-    stats: dict[str, float] = field(default_factory=dict)
-    last: dict[str, Any] = field(default_factory=dict)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    enough: bool = False  # set by who wants it to say goodbye
-
-    @property
-    def whole(self) -> bool:
-        """Whether it was served to its end: a reply to every frame but the first ones, which have none."""
-        return self.last.get("type") == "end" and 0 <= self.sent - self.replies <= 4
-
-
-async def talk(address: str, seconds: float, phase: float = 0.0, paced: bool = True, heard: Heard | None = None) -> Heard:
-    """One client: speaks for so long, in real time or as fast as it is answered, and takes what comes."""
-    heard, frames, sent = heard or Heard(), question(), [0.0] * int(seconds / SECONDS)
-    await asyncio.sleep(phase)
-
-    async def speak(socket: Any) -> None:
-        started = time.perf_counter()
-        for number in range(len(sent)):
-            if heard.enough:
-                break
-            if paced:
-                await asyncio.sleep(max(0.0, started + number * SECONDS - time.perf_counter()))
-            sent[number] = time.perf_counter()
-            await socket.send(frames[number % len(frames)])
-            heard.sent += 1
-        await socket.send(json.dumps({"type": "end"}))
-
-    # No pings: behind a minute of sound that waits to be read, they would be answered too late.
-    async with connect(f"ws://{address}/api/pcm", compression=None, max_queue=None, ping_interval=None) as socket:
-        speaking, first = asyncio.create_task(speak(socket)), 0
-        try:
-            async for message in socket:
-                if isinstance(message, bytes):
-                    heard.latencies.append(1000 * (time.perf_counter() - sent[first + heard.replies]))
-                    heard.replies += 1
-                    continue
-                heard.last = json.loads(message)
-                match heard.last["type"]:
-                    case "ready":
-                        heard.ready.set()
-                    case "first_sound":
-                        first = heard.last["frame"]
-                    case "stats":
-                        heard.stats = heard.last
-        finally:
-            speaking.cancel()
-            await asyncio.gather(speaking, return_exceptions=True)
-    return heard
-
-
-async def together(address: str, count: int, seconds: float) -> list[Heard]:
-    """So many clients in real time, evenly spread over a frame."""
-    return await asyncio.gather(*(talk(address, seconds, SECONDS * i / count) for i in range(count)))
 
 
 def missed(heard: list[Heard]) -> int:
@@ -201,8 +65,6 @@ def sessions(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def len_cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 
@@ -232,29 +94,47 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def soak(options: argparse.Namespace) -> dict[str, Any]:
-    """One conversation of `soak_minutes` of sound, as fast as the machine goes; memory once a minute of sound."""
-    with serving(options.model, 1e6) as server:
+def idle(options: argparse.Namespace) -> dict[str, Any]:
+    """Percent of one core that the server's process uses over `idle_seconds`: alone, beside an open conversation in which
+    nothing is heard, and in one whose microphone sends silence."""
+    with serving(options.model, 1.0) as server:
 
-        async def run() -> tuple[Heard, list[float]]:
-            heard, sizes = Heard(), []
-            task = asyncio.create_task(talk(server.address, options.soak_minutes * 60, paced=False, heard=heard))
-            while not task.done():
-                await asyncio.sleep(0.05)
-                if heard.replies * SECONDS >= 60 * (len(sizes) + 1):
-                    sizes.append(server.resident / 1e6)
-                    print(f"  {len(sizes)} minutes: {sizes[-1]:.1f} MB", file=sys.stderr, flush=True)
-            return await task, sizes
+        async def used() -> float:
+            before, started = server.busy, time.perf_counter()
+            await asyncio.sleep(options.idle_seconds)
+            return round(100 * (server.busy - before) / (time.perf_counter() - started), 2)
 
-        started = time.perf_counter()
-        heard, sizes = asyncio.run(run())
-        settled = sizes[len(sizes) // 4 :]
+        async def run() -> tuple[float, ...]:
+            await asyncio.sleep(2)  # what its start has left to do
+            alone = await used()
+            async with connect(f"ws://{server.address}/api/pcm", compression=None) as socket:
+                await socket.recv()
+                opened = await used()
+                assert server.health()["sessions"] == 1, "the conversation was closed meanwhile"
+                speaking = asyncio.create_task(_silence(socket))
+                silent = await used()
+                speaking.cancel()
+            return alone, opened, silent
+
+        alone, opened, silent = asyncio.run(run())
         return {
-            "minutes_of_sound": options.soak_minutes, "whole": heard.whole, "frames": heard.replies,
-            "times_real_time": round(options.soak_minutes * 60 / (time.perf_counter() - started), 1),
-            "mb_after_a_quarter": round(settled[0], 1) if settled else None,
-            "mb_at_the_end": round(sizes[-1], 1) if sizes else None,
+            "seconds": options.idle_seconds, "percent_of_a_core_without_conversations": alone,
+            "percent_with_an_open_conversation_and_no_sound": opened, "percent_with_a_silent_microphone": silent,
         }  # fmt: skip
+
+
+async def _silence(socket: Any) -> None:
+    async def read() -> None:
+        async for _ in socket:
+            pass
+
+    reading = asyncio.create_task(read())
+    try:
+        while True:
+            await socket.send(bytes(BYTES))
+            await asyncio.sleep(SECONDS)
+    finally:
+        reading.cancel()
 
 
 def kills(options: argparse.Namespace) -> dict[str, Any]:
@@ -312,14 +192,29 @@ async def as_client(address: str, kind: str) -> None:
                 await socket.send(bytes(BYTES))
 
 
-PARTS = {"latency": latency, "sessions": sessions, "memory": memory, "soak": soak, "kills": kills}
+PARTS = {"latency": latency, "sessions": sessions, "idle": idle, "memory": memory, "soak": soak, "kills": kills}
 
 
-def page(figures: dict[str, dict[str, Any]], model: str, where: str) -> str:
+def what(model: str) -> str:
+    """The code and the weights that were measured."""
+    from clearline.app import code_version, model_folder
+    from clearline.checkpoint import open_checkpoint
+
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    hashes = open_checkpoint(model_folder(model)).hashes()
+    return (
+        f"Clearline {code_version()}, commit {git.stdout.strip() or 'unknown'}; model {model}, weights {hashes['weights'][:16]}, "
+        f"codec {hashes['codec_weights'][:16]} (SHA-256)"
+    )
+
+
+def page(figures: dict[str, dict[str, Any]], measured: str, where: str) -> str:
     """benchmarks/serve.md."""
     lines = [
         "# `clearline serve`", "",
-        f"Made by `python benchmarks/serve.py --write`, model {model}, {where}. Server and clients", "share the machine.", "",
+        "Made by `python benchmarks/serve.py --write`. Server and clients share the machine.", "",
+        f"{measured}.", "",
+        f"{where}.", "",
         "Latency is from a frame of 80 ms sent, as soon as it is whole, to its reply received, over loopback; from mouth to",
         "ear it is 80 ms more, and what sound card and player add. Sessions are held when no frame is answered after its 80 ms.",
         "",
@@ -338,6 +233,7 @@ def main() -> None:
     parser.add_argument("--probe-seconds", type=float, default=20)
     parser.add_argument("--hold-seconds", type=float, default=600)
     parser.add_argument("--most-sessions", type=int, default=64)
+    parser.add_argument("--idle-seconds", type=float, default=20)
     parser.add_argument("--memory-seconds", type=float, default=30)
     parser.add_argument("--memory-sessions", type=int, default=4)
     parser.add_argument("--soak-minutes", type=float, default=60)
@@ -352,13 +248,13 @@ def main() -> None:
         asyncio.run(as_client(*options.as_client))
     else:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server does not outlive it
-        where, figures = machine(), {}
+        where, measured, figures = machine(), what(options.model), {}
         for part in options.only.split(","):
             print(part, file=sys.stderr, flush=True)
             figures[part] = PARTS[part](options)
             print(json.dumps({part: figures[part]}), flush=True)
         if options.write:
-            (ROOT / "benchmarks" / "serve.md").write_text(page(figures, options.model, where))
+            (ROOT / "benchmarks" / "serve.md").write_text(page(figures, measured, where))
 
 
 if __name__ == "__main__":

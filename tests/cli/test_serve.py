@@ -1,6 +1,8 @@
 """`clearline serve`: what it refuses, and one run from start to signal."""
 
 import asyncio
+import base64
+import hmac
 import json
 import os
 import re
@@ -12,15 +14,19 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.checkpoints import DATA
 from helpers.command import command
 
 import clearline as package
+from clearline.cli.serve import named_folders
 
 websockets = pytest.importorskip("websockets.asyncio.client")
 pytest.importorskip("sphn")
-from websockets.exceptions import ConnectionClosed  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
+
+TWILIO = "the auth token of an account"
 
 
 @pytest.mark.parametrize(
@@ -36,9 +42,15 @@ from websockets.exceptions import ConnectionClosed  # noqa: E402
         (["--model", "/does/not/exist"], "/does/not/exist"),
         (["--port", "99999"], "65535"),
         (["--max-sessions", "0"], "max-sessions"),
+        (["--model", "nano", "--model", "nano"], "two models are called 'nano'"),
+        (["--model", "a=nano", "--model", "a=/does/not/exist"], "as --model OTHER=/does/not/exist"),
+        (["--model", "nano", "--model", "b=/does/not/exist"], "there is no model at /does/not/exist"),
+        (["--model", "nano", "--model", "b=nano", "--batch", "2"], "--batch steps one model"),
+        (["--twilio-signed"], "TWILIO_AUTH_TOKEN"),
     ],
 )
-def test_mistakes(clearline, arguments, message):
+def test_mistakes(clearline, arguments, message, monkeypatch):
+    monkeypatch.delenv("TWILIO_AUTH_TOKEN", raising=False)
     answer = clearline("serve", *arguments)
     assert answer.code == 2 and message in answer.err and "Traceback" not in answer.err
 
@@ -59,11 +71,25 @@ def test_without_the_extra_it_says_what_to_install():
     assert answer.err == "error: the server needs uvicorn, sphn: install them with pip install 'clearline[server]'\n"
 
 
+@pytest.mark.parametrize(
+    "models, named",
+    [
+        (["nano"], {"nano": "nano"}), (["/models/moshiko/"], {"moshiko": "/models/moshiko/"}),
+        (["kyutai/moshiko-pytorch-bf16", "mine=nano"], {"moshiko-pytorch-bf16": "kyutai/moshiko-pytorch-bf16", "mine": "nano"}),
+        (["/models/a=b"], {"a=b": "/models/a=b"}), (["v1.2=/models/a=b"], {"v1.2": "/models/a=b"}), (["."], {Path.cwd().name: "."}),
+    ],
+)  # fmt: skip
+def test_what_clients_call_a_model(models, named):
+    assert named_folders(models) == named
+
+
 @contextmanager
-def serving():
+def serving(*more):
     """(process, host:port) of `clearline serve` with a tiny model; killed when it takes two minutes."""
-    program = [sys.executable, "-m", "clearline", "serve", "--model", str(DATA / "moshi_d1"), "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+    program = [sys.executable, "-m", "clearline", "serve", "--model", str(DATA / "moshi_d1"), "--port", "0", *more]
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(package.__file__).parents[1]), "PYTHONUNBUFFERED": "1", "TWILIO_AUTH_TOKEN": TWILIO,
+    }  # fmt: skip
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as server:
         clock = threading.Timer(120, server.kill)
         clock.start()
@@ -106,6 +132,33 @@ def test_a_signal_lets_conversations_finish():
     ]
     assert [entry["event"] for entry in events] == ["session opened", "draining", "session closed"]
     assert events[2]["reason"] == "finished" and events[2]["frames"] == 4
+
+
+def test_two_models_and_signed_calls():
+    """Each is loaded from its own folder, and answers as itself; a call that Twilio has not signed is refused."""
+
+    async def reply(address, name) -> bytes:
+        async with websockets.connect(f"ws://{address}/api/pcm?preset=greedy&model={name}") as socket:
+            assert json.loads(await socket.recv())["model"] == name
+            await socket.send((np.sin(np.arange(8 * 1920) / 9) * 9000).astype("<i2").tobytes())
+            await socket.send(json.dumps({"type": "end"}))
+            return b"".join([message async for message in socket if isinstance(message, bytes)])
+
+    async def call(address, signed) -> None:
+        url = f"wss://{address}/api/twilio"
+        proof = base64.b64encode(hmac.digest(TWILIO.encode(), url.encode(), "sha1")).decode()
+        headers = {"X-Twilio-Signature": proof} if signed else {}
+        async with websockets.connect(f"ws://{address}/api/twilio", additional_headers=headers):
+            pass
+
+    with serving("--model", f"other={DATA / 'delay0'}", "--twilio-signed") as (server, address):
+        assert " and other (" in server.stdout.readline()
+        first, other = (asyncio.run(reply(address, name)) for name in ("moshi_d1", "other"))
+        assert first and other and first != other
+        asyncio.run(call(address, signed=True))
+        with pytest.raises(InvalidStatus) as refused:
+            asyncio.run(call(address, signed=False))
+        assert refused.value.response.status_code == 403
 
 
 def test_a_second_signal_ends_them_at_once():

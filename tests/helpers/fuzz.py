@@ -52,7 +52,7 @@ REAL: dict[str, tuple[Callable[[], Protocol], list[Message]]] = {
     "opus": (lambda: OpusProtocol(RATE), [*opus(), *texts({"type": "end"})]),
     "kyutai": (lambda: KyutaiProtocol(RATE), [bytes(9), *(b"\x01" + page for page in opus()), b"\x02text", b"\x06"]),
     "openai": (
-        lambda: OpenAIProtocol("nano", RATE),
+        lambda: OpenAIProtocol(RATE),
         texts(
             {"type": "session.update", "event_id": "1", "session": {"type": "realtime", "audio": {
                 "input": {"format": {"type": "audio/pcmu"}, "turn_detection": {"type": "server_vad"}},

@@ -12,6 +12,7 @@ from clearline.server.access import Access
 from clearline.server.hub import Hub
 from clearline.server.limits import Limits
 from clearline.server.metrics import Metrics
+from clearline.server.offer import Offer
 from clearline.server.run import Options, Server, bind, configured
 
 FRAME = 1920
@@ -42,23 +43,30 @@ class Halver:
         Halver.open -= 1
 
 
-def hub(seconds: float = 0.0, workers: int = 2, open_engine=None, observer=None, loop=None, **limits) -> Hub:
-    """A hub of Halvers; on a VirtualLoop their time, and that of everything else, is the loop's."""
+def hub(seconds: float = 0.0, workers: int = 2, open_engine=None, observer=None, loop=None, models=None, name="halver", **limits):
+    """A hub of Halvers; on a VirtualLoop their time, and that of everything else, is the loop's.
+
+    models: the seconds of a step by the names of several models, instead of one called `name`.
+    """
     limits.setdefault("load", 1e6)  # whatever this machine is busy with, admission is tested where it is the subject
     sleep, clock = (time.sleep, time.monotonic) if loop is None else (loop.work, loop.time)
-    opener = open_engine or (lambda config: Halver(seconds, sleep=sleep))
-    return Hub(opener, GenerationConfig(), FRAME, 24_000, Limits(**limits), workers, observer, clock)
+
+    def offer(name: str, seconds: float) -> Offer:
+        return Offer(name, open_engine or (lambda config: Halver(seconds, sleep=sleep)), GenerationConfig(), FRAME, 24_000)
+
+    offers = [offer(*model) for model in (models or {name: seconds}).items()]
+    return Hub(offers, Limits(**limits), workers, observer, clock)
 
 
 @contextmanager
-def running(hub_=None, access: Access | None = None, tls=None, metrics: Metrics | None = None, name: str = "halver", **limits):
+def running(hub_=None, access: Access | None = None, tls=None, metrics: Metrics | None = None, **limits):
     """(host:port, hub) of a server that runs until the block ends."""
     metrics = metrics or Metrics()
     hub_ = hub_ or hub(observer=metrics, **limits)
     metrics.watch(hub_)
     with bind("127.0.0.1", 0) as listener:
         options = Options("127.0.0.1", access or Access(), hub_.limits, 2, None, tls)
-        server = Server(configured(hub_, metrics, name, options), hub_)
+        server = Server(configured(hub_, metrics, options), hub_)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:

@@ -1,6 +1,8 @@
 """Who is let in: tokens, origins, host names; and certificates."""
 
 import base64
+import hashlib
+import hmac
 import ssl
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from clearline.errors import ConfigError
 from clearline.server.access import Access
 from clearline.server.tls import from_files, self_signed
+from clearline.server.twilio_signature import signature
 
 TOKEN = "a-token-of-enough-length"
 
@@ -105,3 +108,47 @@ def test_certificates(tmp_path):
         from_files(tmp_path / "gone.pem", tmp_path / "no.pem")
     with pytest.raises(ConfigError, match="PEM"):
         from_files(tmp_path / "no.pem", tmp_path / "no.pem")
+
+
+AUTH_TOKEN = "12345"
+
+
+def signed(url: str, auth_token: str = AUTH_TOKEN) -> str:
+    return base64.b64encode(hmac.new(auth_token.encode(), url.encode(), hashlib.sha1).digest()).decode()
+
+
+def test_the_signature_in_twilios_documentation():
+    """The example of Twilio's page on security, whose form fields follow the address in the order of their names."""
+    url = "https://mycompany.com/myapp.php?foo=1&bar=2"
+    fields = "CallSidCA1234567890ABCDECaller+14158675309Digits1234From+14158675309To+18005551212"
+    assert signature(url + fields, AUTH_TOKEN) == "RSOYDt4T1cUTdK1PDd93/VVr8B8="
+
+
+@pytest.mark.parametrize(
+    "path, given, expected",
+    [
+        ("/api/twilio", signed("wss://example.org/api/twilio"), None),
+        ("/api/twilio", signed("wss://example.org/api/twilio/"), None),
+        ("/api/twilio", signed("wss://example.org:8443/api/twilio"), None),
+        (f"/api/twilio/{TOKEN}", signed(f"wss://example.org/api/twilio/{TOKEN}"), None),
+        ("/api/twilio", signed("ws://example.org/api/twilio"), 403),
+        ("/api/twilio", signed("wss://evil.example/api/twilio"), 403),
+        ("/api/twilio", signed("wss://example.org/api/chat"), 403),
+        ("/api/twilio", signed("wss://example.org/api/twilio", "54321"), 403),
+        ("/api/twilio", "", 403), ("/api/twilio", "é", 403), ("/api/twilio/", "", 403), ("/api/twilio/x", "", 403),
+        ("/api/twilio/../twilio", "", 403), ("/api/pcm", "", None), ("/health", "", None),
+    ],
+)  # fmt: skip
+def test_calls_that_twilio_has_signed(path, given, expected):
+    access = Access(loopback=False, twilio_auth_token=AUTH_TOKEN)
+    request = scope(path, host="example.org:8443") | {"raw_path": path.encode()}
+    request["headers"].append((b"x-twilio-signature", given.encode("latin-1")))
+    refusal = access.refusal(request)
+    assert (None if refusal is None else refusal[0]) == expected
+
+
+def test_a_signature_does_not_replace_the_token():
+    access = Access(TOKEN, loopback=False, twilio_auth_token=AUTH_TOKEN)
+    for path, expected in (("/api/twilio", 401), (f"/api/twilio/{TOKEN}", None)):
+        proof = signed(f"wss://example.org{path}")
+        assert status(access, path=path, host="example.org", **{"x-twilio-signature": proof}) == expected

@@ -9,16 +9,17 @@ from helpers.checkpoints import model, speech
 pytest.importorskip("torch")
 
 from clearline.config import GenerationConfig
+from clearline.server.access import Access
 from clearline.server.conversation import Ended, Reply
 from clearline.server.hub import NoRoomError
 from clearline.server.limits import Limits
-from clearline.server.run import make_hub
+from clearline.server.run import Options, make_hub
 
 FRAMES = 5
 
 
 async def talk(hub, config: GenerationConfig, pcm: np.ndarray) -> tuple[list[Reply], str]:
-    conversation = await hub.open(config, lambda sound: sound.astype(np.float32).tobytes(), "test")
+    conversation = await hub.open(hub.default, config, lambda sound: sound.astype(np.float32).tobytes(), "test")
     hearing = asyncio.create_task(conversation.hear(pcm))
     hearing.add_done_callback(lambda done: conversation.end_input())
     replies = []
@@ -32,7 +33,7 @@ async def talk(hub, config: GenerationConfig, pcm: np.ndarray) -> tuple[list[Rep
 @pytest.mark.parametrize("limit", [None, 2])
 def test_two_at_once_are_two_alone_and_a_third_waits_its_turn(limit):
     loaded = model("moshi_d1", "torch")
-    hub = make_hub(loaded, loaded.generation(), Limits(load=1e6, sessions=limit), workers=7, batch=2)
+    hub = make_hub({"tiny": loaded}, Options("127.0.0.1", Access(), Limits(load=1e6, sessions=limit), workers=7, batch=2))
     configs = [loaded.generation(seed=seed) for seed in (3, 4, 5)]
     inputs = [speech(FRAMES, seed) for seed in (3, 4, 5)]
 
@@ -45,7 +46,7 @@ def test_two_at_once_are_two_alone_and_a_third_waits_its_turn(limit):
         return [*await asyncio.gather(*both), await talk(hub, configs[2], inputs[2])]
 
     try:
-        assert hub.room == 2
+        assert hub.room() == 2
         answers = asyncio.run(scenario())
     finally:
         hub.shut_down()

@@ -1,4 +1,5 @@
-"""A browser talks to `nano`: a recorded question goes in at the microphone, and what comes back is the model's reply, whole."""
+"""A browser talks to `nano`: a recorded question goes in at the microphone, and what comes back is the model's reply, whole
+and intelligible."""
 
 import json
 from pathlib import Path
@@ -7,14 +8,21 @@ import numpy as np
 import soundfile
 from helpers.browser import both_sides, chromium, needs_chromium, opened, shown_text, sound, start, stop, until
 from helpers.serving import FRAME, running
+from helpers.wire import RATE, judged
 
 import clearline
+from clearline.server.access import Access
 from clearline.server.limits import Limits
-from clearline.server.run import make_hub
+from clearline.server.run import Options, make_hub
 
 pytestmark = needs_chromium
+QUIET_FRAMES = 20  # a pause between two sentences is shorter
 HELLO = Path(__file__).parents[2] / "examples" / "hello.wav"
-RATE = 24_000
+
+
+def quiet_frames(page):
+    """How many frames came after the last that brought text; the last word is still being said when its text is there."""
+    return sum(isinstance(message, bytes) for message in page.line.received) - page.line.messages("text")[-1]["frame"]
 
 
 def level(samples):
@@ -29,17 +37,15 @@ def test_the_reply_is_the_models_and_can_be_understood(tmp_path):
     microphone = tmp_path / "hello.wav"
     soundfile.write(microphone, np.concatenate([np.zeros(rate), question]), rate, subtype="PCM_16")
     model = clearline.load("nano", threads=1)
-    hub = make_hub(model, model.generation(None), Limits(), workers=1)
+    hub = make_hub({"nano": model}, Options("127.0.0.1", Access(), Limits(), workers=1))
     with (
         running(hub) as (address, _),
         chromium(Path(f"{microphone}%noloop")) as browser,
         opened(browser) as page,
     ):
         start(page, address, "pcm", "greedy")
-        until(page, lambda: shown_text(page).endswith((".", "?", "!")))
+        until(page, lambda: shown_text(page).endswith((".", "?", "!")) and quiet_frames(page) > QUIET_FRAMES)
         spoken = page.line.messages("text")[-1]["frame"]
-        # The last word is still being said when its text is there.
-        until(page, lambda: sum(isinstance(message, bytes) for message in page.line.received) > spoken + 10)
         files = stop(page, tmp_path)
         shown = shown_text(page)
     left, right = both_sides(files["Sound"])
@@ -68,6 +74,10 @@ def test_the_reply_is_the_models_and_can_be_understood(tmp_path):
     session.close()
     assert np.array_equal(got, np.concatenate(replies))
     assert shown == text and page.line.text.startswith(shown) and len(shown.split()) >= 3
+
+    # The judge, which knows only the sound and the text that it should say, hears speech that says it.
+    verdict = judged(got, shown)
+    assert verdict.verdict in ("clear", "degraded") and verdict.says_text is True, verdict.evidence
 
     # It is speech at a level one hears, after the question and not before, and lasts as long as its words need.
     loud = np.flatnonzero(level(right) > -40)

@@ -22,7 +22,7 @@ BYE = json.dumps({"type": "end"})
 
 
 def connected(made, socket, protocol=None) -> asyncio.Task:
-    return asyncio.create_task(Connection(socket, protocol or PcmProtocol(), made, "halver", None).serve({}))
+    return asyncio.create_task(Connection(socket, protocol or PcmProtocol(), made).serve({}))
 
 
 def run(scenario, **keywords):
@@ -226,8 +226,8 @@ def test_the_settings_of_a_client_reach_the_model():
 
     async def scenario(made, clock):
         good, bad = Socket(), Socket()
-        bad_serving = asyncio.create_task(Connection(bad, Odd(), made, "halver", None).serve({"bad": "1"}))
-        good_serving = asyncio.create_task(Connection(good, Odd(), made, "halver", None).serve({"seed": "77", "preset": "greedy"}))
+        bad_serving = asyncio.create_task(Connection(bad, Odd(), made).serve({"bad": "1"}))
+        good_serving = asyncio.create_task(Connection(good, Odd(), made).serve({"seed": "77", "preset": "greedy"}))
         good.says(BYE)
         await asyncio.gather(bad_serving, good_serving)
         return good, bad

@@ -8,7 +8,7 @@ import pytest
 from helpers.virtual import run_virtual
 
 from clearline.errors import ClearlineError, ConfigError
-from clearline.server.capacity import Capacity
+from clearline.server.capacity import Capacity, Cost
 from clearline.server.deadlines import Account, Fate
 from clearline.server.limits import Limits
 from clearline.server.metrics import Metrics
@@ -71,24 +71,33 @@ def test_what_is_counted():
 def test_what_prometheus_is_told():
     metrics = Metrics()
     for fate in (Fate(False), Fate(True), Fate(True, underrun=True), Fate(False, stall=True)):
-        metrics.stepped(0.011, 0.02, fate)
+        metrics.stepped("nano", 0.011, 0.02, fate)
     metrics.opened("pcm")
     metrics.refused()
     told = metrics.text().decode().splitlines()
     assert {
         "clearline_missed_deadlines_total 2.0", "clearline_underruns_total 1.0", "clearline_stalls_total 1.0",
         'clearline_sessions_opened_total{protocol="pcm"} 1.0', "clearline_sessions_refused_total 1.0",
-        'clearline_step_seconds_bucket{le="0.01"} 0.0', 'clearline_step_seconds_bucket{le="0.02"} 4.0',
+        'clearline_step_seconds_bucket{le="0.01",model="nano"} 0.0', 'clearline_step_seconds_bucket{le="0.02",model="nano"} 4.0',
         "clearline_frame_latency_seconds_count 4.0",
     } <= set(told)  # fmt: skip
 
 
 def test_capacity_is_arithmetic_over_measured_steps():
-    capacity = Capacity(workers=2, frame_seconds=0.08, allowed_load=0.75, step_seconds=0.01)
-    assert capacity.sessions == 12 and capacity.load(12) == pytest.approx(0.75)
+    capacity, cost = Capacity(workers=2, allowed_load=0.75), Cost(0.01, frame_seconds=0.08)
+    assert capacity.more(cost, []) == 12 and capacity.more(cost, [cost] * 5) == 7 and capacity.more(cost, [cost] * 12) == 0
+    assert capacity.load([cost] * 12) == pytest.approx(0.75) and cost.keeps_up
     for _ in range(1000):
-        capacity.observe(0.1)
-    assert capacity.sessions == 1 and not capacity.keeps_up
+        cost.observe(0.1)
+    assert capacity.more(cost, []) == 1 and capacity.more(cost, [cost]) == 0 and not cost.keeps_up
+
+
+def test_each_model_has_a_cost_of_its_own():
+    capacity, small, large = Capacity(workers=2, allowed_load=0.75), Cost(0.01, 0.08), Cost(0.05, 0.08)
+    # Two workers have 160 ms in a frame of 80, of which 120 are given away.
+    assert capacity.load([large, small, small]) == pytest.approx(70 / 160)
+    assert capacity.more(large, [large, small, small]) == 1 and capacity.more(small, [large, small, small]) == 5
+    assert capacity.more(large, [large, large]) == 0 and capacity.more(small, [large, large]) == 2
 
 
 @pytest.mark.parametrize("name, value", [("sessions", 0), ("load", -1.0), ("message_bytes", float("nan")), ("retry_seconds", True)])

@@ -31,9 +31,9 @@ def test_the_whole_client():
     np.testing.assert_array_equal(sound, np.rint(pcm / 2).astype("<i2"))
     assert text == "abcdef"
     with running(sessions=1) as (address, made), pytest.raises(RuntimeError, match="try again"):
-        made._opening = 1
+        made._opening["halver"] = 1
         asyncio.run(asyncio.wait_for(example("protocols.md")["talk"](pcm, f"ws://{address}/api/pcm"), 60))
-        made._opening = 0
+        made._opening.clear()
 
 
 def test_the_client_of_openai(monkeypatch):
@@ -49,7 +49,7 @@ def test_the_client_of_openai(monkeypatch):
             return Frame(pcm * 0, " word" if self.frames <= 3 else "", 5, NO_CODES, NO_CODES, None)
 
     pcm = np.zeros(40 * FRAME, "<i2")
-    with running(hub(open_engine=lambda config: Says()), name="nano") as (address, _):
+    with running(hub(open_engine=lambda config: Says(), name="nano")) as (address, _):
         ask = example("protocols.md")["ask"]
         ask.__globals__["asyncio"] = Hurried()
         assert asyncio.run(asyncio.wait_for(ask(pcm, f"http://{address}/v1"), 60)) == "word word word"

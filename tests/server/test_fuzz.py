@@ -82,14 +82,14 @@ def test_a_broken_client_takes_nothing_with_it(name):
         socket.says(*itertools.islice(connection(real, rng), rng.randrange(40)))
         if rng.random() < 0.5:
             socket.says(None)
-        await Connection(socket, make(), made, "halver", None).serve({})
+        await Connection(socket, make(), made).serve({})
         return socket.code
 
     async def scenario(loop):
         made = hub(loop=loop, seconds=0.002, workers=1, stalled_seconds=2, start_seconds=1)
         before = asyncio.all_tasks()
         good = Socket()
-        serving = asyncio.create_task(Connection(good, PcmProtocol(), made, "halver", None).serve({}))
+        serving = asyncio.create_task(Connection(good, PcmProtocol(), made).serve({}))
         codes = []
         for i in range(250):
             good.says(bytes(3840))

@@ -27,7 +27,7 @@ SCHEMA: TypeAdapter = TypeAdapter(RealtimeServerEvent)
 
 
 def protocol() -> OpenAIProtocol:
-    made = OpenAIProtocol("nano", 24_000)
+    made = OpenAIProtocol(24_000)
     checked(made.welcome(Welcome(3, "nano", GenerationConfig(), "default", 24_000, FRAME)))
     return made
 
@@ -259,6 +259,7 @@ def test_notices_and_ends():
 
 def test_the_address():
     made = protocol()
+    assert made.model({"model": "nano", "seed": "4"}) == "nano" and made.model({}) is None
     assert made.settings({"model": "nano", "seed": "4"}, GenerationConfig()).seed == 4
     assert made.settings({}, GenerationConfig()) == GenerationConfig()
     with pytest.raises(ConfigError, match="no setting"):

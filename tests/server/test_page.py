@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 from helpers.browser import both_sides, chromium, needs_chromium, opened, shown_text, sound, start, stop, until
-from helpers.serving import FRAME, running
+from helpers.serving import FRAME, hub, running
 
 from clearline.server.access import Access
+from clearline.server.app import WEB
 
 pytestmark = needs_chromium
 TOKEN = "a token of the tests"
@@ -103,6 +104,34 @@ def test_opus_by_webcodecs_is_what_a_browser_that_has_it_sends(page, tmp_path):
     assert FRAME < lag < FRAME + 1000 and gain == pytest.approx(0.5, rel=0.15) and correlation > 0.9
 
 
+def test_a_choice_of_models(page, tmp_path):
+    with running(hub(models={"small": 0.0, "large": 0.02})) as (address, made):
+        page.goto(f"http://{address}/")
+        page.get_by_text("Model small: ").wait_for()
+        choice = page.get_by_role("combobox", name="Model")
+        choice.focus()
+        page.keyboard.press("ArrowDown")
+        page.get_by_text(re.compile(r"Model large: 2\d.* ms of work")).wait_for()
+        page.get_by_label("Record in this browser").check()
+        page.get_by_role("button", name="Start talking").click()
+        until(page, lambda: len(shown_text(page)) >= 3)
+        assert (made.sessions_with("small"), made.sessions_with("large")) == (0, 1)
+        files = stop(page, tmp_path)
+    assert page.line.urls[0].endswith("?model=large") and json.loads(files["Trace"].read_text())["model"] == "large"
+
+
+def test_a_recording_that_is_full_says_so_and_keeps_what_it_has(page, tmp_path):
+    shorter = (WEB / "recording.js").read_text().replace("MOST_MINUTES = 60", "MOST_MINUTES = 0.02")  # 15 frames
+    page.route("**/recording.js", lambda route: route.fulfill(body=shorter, content_type="text/javascript"))
+    with running() as (address, _):
+        start(page, address, "pcm")
+        page.get_by_role("alert").get_by_text("The recording is full after 0.02 minutes").wait_for()
+        until(page, lambda: len(shown_text(page)) >= 25)
+        left, right = both_sides(stop(page, tmp_path)["Sound"])
+    assert left[: 15 * FRAME].tobytes() == sound(page.line.sent)[: 15 * FRAME * 2] and not left[15 * FRAME :].any()
+    assert right[FRAME:].tobytes() == sound(page.line.received)[: 2 * (len(right) - FRAME)]
+
+
 @pytest.mark.parametrize("wrong", ["seed", "room", "server"])
 def test_what_goes_wrong_is_said_in_words(page, wrong):
     with running(sessions=1) as (address, made):
@@ -112,7 +141,7 @@ def test_what_goes_wrong_is_said_in_words(page, wrong):
             page.get_by_label("Seed").fill("99999999999999999999")
             expected = "seed is 99999999999999999999"
         if wrong == "room":
-            made._opening = 1  # somebody else is just coming in
+            made._opening["halver"] = 1  # somebody else is just coming in
             expected = "try again in 10 seconds"
         page.get_by_role("button", name="Start talking").click()
         if wrong == "server":
@@ -120,7 +149,7 @@ def test_what_goes_wrong_is_said_in_words(page, wrong):
             expected = "The server is going down"
         if wrong != "server":
             page.get_by_role("alert").get_by_text(expected).wait_for()
-        made._opening = 0
+        made._opening.clear()
     if wrong == "server":
         page.get_by_role("alert").get_by_text(expected).wait_for()
     assert page.get_by_role("button", name="Start talking").is_enabled()

@@ -104,13 +104,17 @@ def test_health_metrics_and_page():
     with running() as (address, made):
         asyncio.run(talk(address, samples(10)))
         code, health = get(address, "/health")
-        assert code == 200 and json.loads(health) | {"load": 0, "step_ms": 0, "room": 0} == {
+        figures = json.loads(health)
+        (of_the_model,) = figures.pop("models").items()
+        assert code == 200 and figures | {"load": 0, "step_ms": 0, "room": 0} == {
             "status": "ok", "sessions": 0, "room": 0, "load": 0, "step_ms": 0, "keeps_up": True,
         }  # fmt: skip
+        assert of_the_model == ("halver", {name: figures[name] for name in ("sessions", "room", "step_ms", "keeps_up")})
         code, metrics = get(address, "/metrics")
         assert code == 200 and 'clearline_sessions_opened_total{protocol="pcm"} 1.0' in metrics
         assert 'clearline_sessions_closed_total{reason="finished"} 1.0' in metrics
-        assert "clearline_step_seconds_count 10.0" in metrics and "clearline_sessions 0.0" in metrics
+        assert 'clearline_step_seconds_count{model="halver"} 10.0' in metrics
+        assert 'clearline_sessions{model="halver"} 0.0' in metrics
         assert "<title>Clearline" in get(address, "/")[1]
         for path in ("/web/../app.py", "/web/%2e%2e/app.py", "/web/..%2f..%2fapp.py", "/web//etc/passwd", "/nothing"):
             assert get(address, path)[0] == 404

@@ -95,14 +95,15 @@ def chat(
 def _hub(loaded: "Model", config: GenerationConfig, meters: Meters) -> "Hub":
     from clearline.server.hub import Hub
     from clearline.server.limits import Limits
+    from clearline.server.offer import Offer
 
     if loaded.config.dep_q == 0:
         raise ConfigError("this model writes text only; a conversation needs one that speaks")
-    hub = Hub(loaded.session, config, loaded.mimi.frame_size, loaded.mimi.sample_rate, Limits(), 1)
-    if not hub.capacity.keeps_up:
-        meters.note(
-            f"warning: a frame of 80 ms takes {1000 * hub.capacity.step_seconds:.0f} ms here; the reply will lag and stutter"
-        )
+    offer = Offer("chat", loaded.session, config, loaded.mimi.frame_size, loaded.mimi.sample_rate)
+    hub = Hub([offer], Limits(), 1)
+    cost = hub.costs[offer.name]
+    if not cost.keeps_up:
+        meters.note(f"warning: a frame of 80 ms takes {1000 * cost.step_seconds:.0f} ms here; the reply will lag and stutter")
     return hub
 
 

@@ -1,6 +1,6 @@
 """The server: conversations over the network, scheduled over one machine. Needs the extra `server`.
 
-Lowest first: limits, state, deadlines, capacity and scheduler; conversation and hub on top of them, which know no network;
+Lowest first: limits, state, deadlines, capacity and scheduler; conversation, offer and hub on top of them, which know no network;
 protocols, which know no sockets; connection and app, which bring them together; run, which starts and stops it all.
 """
 

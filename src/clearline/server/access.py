@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from clearline.errors import ConfigError
+from clearline.server.twilio_signature import is_signed
 
 _LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 # The page itself holds no secret, and a browser cannot send a token for a style sheet.
@@ -37,15 +38,17 @@ class Access:
 
     origins: other sites ("https://a.example") whose pages may open a conversation, and by whose names a proxy may call the
     server. loopback: the server answers only when called by such a name or a name of this machine, so that no site can reach
-    it by pointing a name of its own here (DNS rebinding).
+    it by pointing a name of its own here (DNS rebinding). twilio_auth_token: what Twilio signs its requests with; where it is
+    given, telephone calls without that signature are refused.
     """
 
     token: str | None = None
     origins: frozenset[str] = field(default_factory=frozenset)
     loopback: bool = True
+    twilio_auth_token: str | None = None
 
     @staticmethod
-    def checked(host: str, token: str | None, origins: Iterable[str]) -> "Access":
+    def checked(host: str, token: str | None, origins: Iterable[str], twilio_auth_token: str | None = None) -> "Access":
         """Raises ConfigError for an open address without a token, a token one could guess, or an origin that is none."""
         local = is_loopback(host)
         if token is None and not local:
@@ -59,7 +62,7 @@ class Access:
             parts = urlsplit(origin)
             if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
                 raise ConfigError(f"{origin!r} is not an origin; it must look like https://example.org")
-        return Access(token, frozenset(origins), local)
+        return Access(token, frozenset(origins), local, twilio_auth_token)
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
         """HTTP status and reason why this request is refused; None when it is not."""
@@ -71,6 +74,8 @@ class Access:
         if origin is not None and origin not in self.origins and urlsplit(origin).netloc != headers.get("host"):
             return 403, "pages of other sites may not use this server (--allow-origin lets one in)"
         path: str = scope["path"]
+        if self.twilio_auth_token is not None and _is_twilios(path) and not is_signed(scope, self.twilio_auth_token):
+            return 403, "this is not signed by Twilio (X-Twilio-Signature), or not for this address"
         if self.token is None or path == "/" or path.startswith(_OPEN_PREFIXES):
             return None
         if path.startswith(f"{TWILIO_PATH}/"):
@@ -80,6 +85,10 @@ class Access:
         if given is None or not hmac.compare_digest(given.encode(), self.token.encode()):
             return 401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN"
         return None
+
+
+def _is_twilios(path: str) -> bool:
+    return path == TWILIO_PATH or path.startswith(f"{TWILIO_PATH}/")
 
 
 def _host_name(host: str) -> str | None:

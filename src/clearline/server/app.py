@@ -21,6 +21,7 @@ from clearline.server.access import TWILIO_PATH, Access, AccessControl
 from clearline.server.connection import Connection
 from clearline.server.hub import Hub
 from clearline.server.metrics import CONTENT_TYPE, Metrics
+from clearline.server.offer import Offer
 from clearline.server.protocols import PcmProtocol, Protocol
 from clearline.server.protocols.kyutai import KyutaiProtocol
 from clearline.server.protocols.openai import OpenAIProtocol
@@ -46,8 +47,6 @@ class Serving:
 
     hub: Hub
     metrics: Metrics
-    model: str
-    preset: str | None
     sockets: int = 0
 
 
@@ -55,7 +54,7 @@ _PROTOCOLS: dict[str, Callable[[Serving], Protocol]] = {
     "pcm": lambda serving: PcmProtocol(),
     "opus": lambda serving: OpusProtocol(serving.hub.sample_rate),
     "kyutai": lambda serving: KyutaiProtocol(serving.hub.sample_rate),
-    "openai": lambda serving: OpenAIProtocol(serving.model, serving.hub.sample_rate),
+    "openai": lambda serving: OpenAIProtocol(serving.hub.sample_rate),
     "twilio": lambda serving: TwilioProtocol(serving.hub.sample_rate),
 }
 
@@ -105,20 +104,29 @@ async def _metrics(request: Request) -> Response:
 async def _info(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     hub = serving.hub
+    figures = hub.status()
     return JSONResponse(
         {
-            "model": serving.model,
-            "preset": serving.preset,
+            **figures,
+            "model": hub.default.name,
             "presets": list(PRESETS),
-            "seed": str(hub.defaults.seed),
-            "temperature": hub.defaults.audio.temperature,
-            "text_temperature": hub.defaults.text.temperature,
             "sample_rate": hub.sample_rate,
             "frame_size": hub.frame_size,
             "protocols": _spoken(serving),
-            **hub.status(),
+            **_settings(hub.default),
+            "models": {name: {**figures["models"][name], **_settings(offer)} for name, offer in hub.offers.items()},
         }
     )
+
+
+def _settings(offer: Offer) -> dict[str, object]:
+    """What conversations with this model begin with."""
+    return {
+        "preset": offer.preset,
+        "seed": str(offer.defaults.seed),  # JavaScript would round a number of 64 bits
+        "temperature": offer.defaults.audio.temperature,
+        "text_temperature": offer.defaults.text.temperature,
+    }
 
 
 def _speaks(name: str) -> Callable[[WebSocket], Awaitable[None]]:
@@ -160,6 +168,6 @@ async def _serve(socket: WebSocket, protocol: Protocol) -> None:
     try:
         await socket.accept()
         query = {name: value for name, value in socket.query_params.items() if name not in _NO_SETTINGS}
-        await Connection(socket, protocol, serving.hub, serving.model, serving.preset).serve(query)
+        await Connection(socket, protocol, serving.hub).serve(query)
     finally:
         serving.sockets -= 1

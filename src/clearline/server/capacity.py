@@ -1,32 +1,48 @@
-"""How many conversations this machine holds, from how long its steps take."""
+"""How many conversations this machine holds, from how long the steps of each model take."""
 
-# Weight of a new step in the running mean: about the last 64 steps of all conversations together.
+import math
+from collections.abc import Iterable
+
+# Weight of a new step in the running mean: about the last 64 steps of all conversations with the model.
 _FRESHNESS = 1 / 64
 
 
-class Capacity:
-    """A running mean of step times, and the share of the workers' time that a number of conversations needs."""
+class Cost:
+    """What a conversation with one model takes: a running mean of its step times, against the length of a frame."""
 
-    def __init__(self, workers: int, frame_seconds: float, allowed_load: float, step_seconds: float) -> None:
-        self.workers = workers
-        self.frame_seconds = frame_seconds
-        self.allowed_load = allowed_load
+    def __init__(self, step_seconds: float, frame_seconds: float) -> None:
         self.step_seconds = step_seconds
+        self.frame_seconds = frame_seconds
 
     def observe(self, step_seconds: float) -> None:
         """One step was measured."""
         self.step_seconds += _FRESHNESS * (step_seconds - self.step_seconds)
 
-    def load(self, sessions: int) -> float:
-        """Share of the workers' time that so many conversations take; above 1 they cannot all keep up."""
-        return sessions * self.step_seconds / (self.workers * self.frame_seconds)
-
     @property
-    def sessions(self) -> int:
-        """How many conversations may run; one always may, for it can break no other."""
-        return max(1, int(self.allowed_load * self.workers * self.frame_seconds / max(self.step_seconds, 1e-9)))
+    def share(self) -> float:
+        """The share of one worker's time; above 1 the conversation cannot keep up."""
+        return max(self.step_seconds, 1e-9) / self.frame_seconds
 
     @property
     def keeps_up(self) -> bool:
         """Whether a single conversation runs in real time."""
         return self.step_seconds < self.frame_seconds
+
+
+class Capacity:
+    """The workers' time, of which `allowed_load` is given away."""
+
+    def __init__(self, workers: int, allowed_load: float) -> None:
+        self.workers = workers
+        self.allowed_load = allowed_load
+
+    def load(self, taken: Iterable[Cost]) -> float:
+        """Share of the workers' time that these conversations take together; above 1 they cannot all keep up."""
+        return sum(cost.share for cost in taken) / self.workers
+
+    def more(self, cost: Cost, taken: Iterable[Cost]) -> int:
+        """How many more conversations of this cost there is time for; one always, when there are none: it can break no other."""
+        taken = list(taken)
+        left = (self.allowed_load - self.load(taken)) * self.workers
+        # A hair more, so that what fits exactly is not lost to rounding.
+        return max(0 if taken else 1, math.floor(left / cost.share + 1e-6))

@@ -52,7 +52,7 @@ def level(pcm: np.ndarray) -> float:
 
 async def hold(hub: Hub, config: GenerationConfig, ears: Ears, mouth: Mouth, show: Callable[[Moment], None]) -> None:
     """Talk until the ears say it is over. Raises SessionError when the model fails."""
-    conversation = await hub.open(config, lambda pcm: pcm.astype(np.float32).tobytes(), "chat")
+    conversation = await hub.open(hub.default, config, lambda pcm: pcm.astype(np.float32).tobytes(), "chat")
     heard: deque[tuple[float, float]] = deque()  # when each frame not yet answered was heard, and how loud it was
     listening = asyncio.create_task(_listen(ears, conversation, heard, hub.clock))
     try:

@@ -19,20 +19,19 @@ REPORT_SECONDS = 1.0
 class Connection:
     """Serves one accepted WebSocket until either side has had enough."""
 
-    def __init__(self, socket: WebSocket, protocol: Protocol, hub: Hub, model: str, preset: str | None) -> None:
+    def __init__(self, socket: WebSocket, protocol: Protocol, hub: Hub) -> None:
         self._socket = socket
         self._protocol = protocol
         self._hub = hub
         self._limits = hub.limits
-        self._model = model
-        self._preset = preset
 
     async def serve(self, query: Mapping[str, str]) -> None:
         """From the client's wishes to the last close; never raises for anything a client does."""
         try:
             query = await self._wishes() if self._protocol.waits else query
-            config = self._protocol.settings(query, self._hub.defaults)
-            conversation = await self._hub.open(config, self._protocol.encode, self._protocol.name)
+            offer = self._hub.offer(self._protocol.model(query))
+            config = self._protocol.settings(query, offer.defaults)
+            conversation = await self._hub.open(offer, config, self._protocol.encode, self._protocol.name)
         except NoRoomError as refusal:
             await self._turn_away(Ended(End.REFUSED, str(refusal)), refusal.retry_seconds)
         except ConfigError as error:
@@ -46,9 +45,10 @@ class Connection:
         except Exception as error:  # the model's state could not be made
             await self._turn_away(Ended(End.FAILED, str(error) or type(error).__name__))
         else:
-            preset = query.get("preset", self._preset or "default")
-            number, size = conversation.number, self._hub.frame_size
-            await self._hold(conversation, Welcome(number, self._model, config, preset, self._hub.sample_rate, size))
+            preset = query.get("preset", offer.preset or "default")
+            await self._hold(
+                conversation, Welcome(conversation.number, offer.name, config, preset, offer.sample_rate, offer.frame_size)
+            )
 
     async def _wishes(self) -> Mapping[str, str]:
         """What the client says that it wants, in a message of its own."""

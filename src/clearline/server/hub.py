@@ -3,19 +3,22 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from clearline.config import GenerationConfig
-from clearline.errors import ClearlineError
-from clearline.server.capacity import Capacity
+from clearline.errors import ClearlineError, ConfigError
+from clearline.server.capacity import Capacity, Cost
 from clearline.server.conversation import Conversation, Encode, Engine, Notice
 from clearline.server.deadlines import Account, Fate
 from clearline.server.limits import Limits
+from clearline.server.offer import Offer, by_name
 from clearline.server.scheduler import Clock, Outcome, Scheduler
 from clearline.server.state import End
 
@@ -35,7 +38,7 @@ class NoRoomError(ClearlineError):
 class Observer(Protocol):
     """Who counts: the metrics, or nobody."""
 
-    def stepped(self, step_seconds: float, latency_seconds: float, fate: Fate) -> None: ...
+    def stepped(self, model: str, step_seconds: float, latency_seconds: float, fate: Fate) -> None: ...
     def opened(self, protocol: str) -> None: ...
     def refused(self) -> None: ...
     def closed(self, conversation: Conversation) -> None: ...
@@ -44,75 +47,94 @@ class Observer(Protocol):
 class Nobody:
     """Counts nothing."""
 
-    def stepped(self, step_seconds: float, latency_seconds: float, fate: Fate) -> None: ...
+    def stepped(self, model: str, step_seconds: float, latency_seconds: float, fate: Fate) -> None: ...
     def opened(self, protocol: str) -> None: ...
     def refused(self) -> None: ...
     def closed(self, conversation: Conversation) -> None: ...
 
 
 class Hub:
-    """`open_engine` makes the state of a new conversation, `defaults` are its settings unless a client says otherwise."""
+    """`offers`: the models that conversations may be held with, the default first. They share the workers."""
 
     def __init__(
         self,
-        open_engine: Callable[[GenerationConfig], Engine],
-        defaults: GenerationConfig,
-        frame_size: int,
-        sample_rate: int,
+        offers: Iterable[Offer],
         limits: Limits,
         workers: int,
         observer: Observer | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.defaults = defaults
-        self.frame_size = frame_size
-        self.sample_rate = sample_rate
+        self.offers = by_name(offers)
+        self.default = next(iter(self.offers.values()))
+        self.frame_size = self.default.frame_size
+        self.sample_rate = self.default.sample_rate
         self.limits = limits
-        self.conversations: set[Conversation] = set()
+        self.conversations: dict[Conversation, Offer] = {}
         self.draining = False
         self.clock = clock
         self._observer: Observer = Nobody() if observer is None else observer
-        self._open_engine = open_engine
-        self._opening = 0
+        self._opening: Counter[str] = Counter()
         self._has_left = asyncio.Event()
         self._numbers = itertools.count(1)
-        frame_seconds = frame_size / sample_rate
-        step = self._warm_up(workers)
-        self.capacity = Capacity(workers, frame_seconds, limits.load, step)
+        frame_seconds = self.frame_size / self.sample_rate
+        self.costs = {name: Cost(self._warm_up(offer, workers), frame_seconds) for name, offer in self.offers.items()}
+        self.capacity = Capacity(workers, limits.load)
         self.scheduler = Scheduler(workers, clock)
+
+    def offer(self, name: str | None) -> Offer:
+        """The model of this name, or the default. Raises ConfigError for a name that is not offered."""
+        if name is None:
+            return self.default
+        if name not in self.offers:
+            raise ConfigError(f"there is no model {name[:40]!r} here; this server has {', '.join(map(repr, self.offers))}")
+        return self.offers[name]
 
     @property
     def sessions(self) -> int:
         """Conversations that are open or being opened."""
-        return len(self.conversations) + self._opening
+        return len(self.conversations) + self._opening.total()
+
+    def sessions_with(self, name: str) -> int:
+        """Those with one model."""
+        return sum(offer.name == name for offer in self.conversations.values()) + self._opening[name]
 
     @property
-    def room(self) -> int:
-        """How many conversations may be open at once."""
-        most = self.capacity.sessions
+    def load(self) -> float:
+        """Share of the workers' time that all conversations together take."""
+        return self.capacity.load(self._taken())
+
+    def room(self, name: str | None = None) -> int:
+        """How many conversations may be open at once, if all that are still to come are with this model."""
+        most = self.sessions + self.capacity.more(self.costs[self.offer(name).name], self._taken())
         return most if self.limits.sessions is None else min(most, self.limits.sessions)
 
-    async def open(self, config: GenerationConfig, encode: Encode, protocol: str) -> Conversation:
+    def _taken(self) -> list[Cost]:
+        names = [offer.name for offer in self.conversations.values()]
+        return [self.costs[name] for name in (*names, *self._opening.elements())]
+
+    async def open(self, offer: Offer, config: GenerationConfig, encode: Encode, protocol: str) -> Conversation:
         """Let a conversation in, or raise NoRoomError with the reason and when to try again."""
         if self.draining:
             raise self._refusal("the server is going down")
-        if self.sessions >= self.room:
-            why = f"{self.sessions} conversations are open, and this machine holds {self.room} without breaking them"
+        room = self.room(offer.name)
+        if self.sessions >= room:
+            which = f" with {offer.name}" if len(self.offers) > 1 else ""
+            why = f"{self.sessions} conversations are open, and this machine holds {room}{which} without breaking them"
             raise self._refusal(why)
-        self._opening += 1
+        self._opening[offer.name] += 1
         try:
-            engine = await self._opened(config)
+            engine = await self._opened(offer, config)
         finally:
-            self._opening -= 1
+            self._opening[offer.name] -= 1
         if self.draining:
             engine.close()
             raise self._refusal("the server is going down")
         account = Account(self.frame_size / self.sample_rate)
         conversation = Conversation(
-            next(self._numbers), engine, encode, self.frame_size, account, self.limits, self.scheduler, self._stepped,
-            self.clock,
+            next(self._numbers), engine, encode, self.frame_size, account, self.limits, self.scheduler,
+            partial(self._stepped, offer.name), self.clock,
         )  # fmt: skip
-        self.conversations.add(conversation)
+        self.conversations[conversation] = offer
         self._observer.opened(protocol)
         return conversation
 
@@ -120,7 +142,7 @@ class Hub:
         """Take a conversation off the books; safe to call twice."""
         conversation.end(why, message)
         if conversation in self.conversations:
-            self.conversations.discard(conversation)
+            del self.conversations[conversation]
             self._has_left.set()
             self._observer.closed(conversation)
 
@@ -143,7 +165,7 @@ class Hub:
                     self._has_left.clear()
                     await self._has_left.wait()
 
-    async def _opened(self, config: GenerationConfig) -> Engine:
+    async def _opened(self, offer: Offer, config: GenerationConfig) -> Engine:
         """A new engine; one that nobody waits for any more when it comes is closed at once."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -153,7 +175,7 @@ class Hub:
             elif outcome.value is not None:
                 outcome.value.close()
 
-        turn = self.scheduler.submit(self.clock(), lambda: self._open_engine(config), done)
+        turn = self.scheduler.submit(self.clock(), lambda: offer.open_engine(config), done)
         try:
             outcome = await future
         except asyncio.CancelledError:
@@ -171,31 +193,40 @@ class Hub:
             self.close(conversation, End.GOING_AWAY)
         self.scheduler.close()
 
-    def status(self) -> dict[str, object]:
-        """Facts for `/health`: sessions, room for more, load, measured step."""
+    def status(self) -> dict[str, Any]:
+        """Facts for `/health`: sessions, room for more, load, measured step; of the default model, and of each."""
+        figures = {name: self._figures(name) for name in self.offers}
         return {
             "status": "draining" if self.draining else "ok",
+            "load": round(self.load, 3),
+            **figures[self.default.name],
             "sessions": self.sessions,
-            "room": self.room,
-            "load": round(self.capacity.load(self.sessions), 3),
-            "step_ms": round(1000 * self.capacity.step_seconds, 2),
-            "keeps_up": self.capacity.keeps_up,
+            "models": figures,
+        }
+
+    def _figures(self, name: str) -> dict[str, object]:
+        cost = self.costs[name]
+        return {
+            "sessions": self.sessions_with(name),
+            "room": self.room(name),
+            "step_ms": round(1000 * cost.step_seconds, 2),
+            "keeps_up": cost.keeps_up,
         }
 
     def _refusal(self, why: str) -> NoRoomError:
         self._observer.refused()
         return NoRoomError(f"{why}; try again in {self.limits.retry_seconds} seconds", self.limits.retry_seconds)
 
-    def _stepped(self, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
-        self.capacity.observe(step_seconds)
-        self._observer.stepped(step_seconds, latency_seconds, fate)
+    def _stepped(self, model: str, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
+        self.costs[model].observe(step_seconds)
+        self._observer.stepped(model, step_seconds, latency_seconds, fate)
 
-    def _warm_up(self, workers: int) -> float:
+    def _warm_up(self, offer: Offer, workers: int) -> float:
         """Mean seconds of a step while every worker is busy; also compiles what is compiled at first use."""
-        noise = np.random.default_rng(0).standard_normal(self.frame_size).astype(np.float32) * 0.1
+        noise = np.random.default_rng(0).standard_normal(offer.frame_size).astype(np.float32) * 0.1
 
         def steps(count: int) -> float:
-            engine = self._open_engine(self.defaults)
+            engine = offer.open_engine(offer.defaults)
             for _ in range(4):  # the first ones fill delays, and compile
                 engine.step(noise)
             started = self.clock()

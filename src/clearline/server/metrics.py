@@ -1,5 +1,7 @@
 """What Prometheus can ask about: sessions, frame times, missed deadlines."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from clearline.server.conversation import Conversation
@@ -15,7 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
-        self._steps = Histogram("clearline_step_seconds", "Time of one model step.", buckets=_SECONDS, registry=registry)
+        self._steps = Histogram("clearline_step_seconds", "Time of one step.", ["model"], buckets=_SECONDS, registry=registry)
         self._latency = Histogram(
             "clearline_frame_latency_seconds", "From a frame heard to its answer.", buckets=_SECONDS, registry=registry
         )
@@ -25,20 +27,23 @@ class Metrics:
         self._opened = Counter("clearline_sessions_opened", "Sessions let in.", ["protocol"], registry=registry)
         self._refused = Counter("clearline_sessions_refused", "Sessions turned away.", registry=registry)
         self._closed = Counter("clearline_sessions_closed", "Sessions closed, by reason.", ["reason"], registry=registry)
-        self._sessions = Gauge("clearline_sessions", "Sessions open now.", registry=registry)
-        self._room = Gauge("clearline_room", "Sessions this machine holds.", registry=registry)
+        self._sessions = Gauge("clearline_sessions", "Sessions open now.", ["model"], registry=registry)
+        self._room = Gauge(
+            "clearline_room", "Sessions this machine holds, if all to come are with this model.", ["model"], registry=registry
+        )
         self._load = Gauge("clearline_load", "Share of the workers' time the open sessions take.", registry=registry)
         self._waiting = Gauge("clearline_waiting_frames", "Frames heard and not yet answered.", registry=registry)
 
     def watch(self, hub: Hub) -> None:
         """Read these from the hub whenever they are asked for."""
-        self._sessions.set_function(lambda: hub.sessions)
-        self._room.set_function(lambda: hub.room)
-        self._load.set_function(lambda: hub.capacity.load(hub.sessions))
+        for name in hub.offers:
+            self._sessions.labels(name).set_function(partial(hub.sessions_with, name))
+            self._room.labels(name).set_function(partial(hub.room, name))
+        self._load.set_function(lambda: hub.load)
         self._waiting.set_function(lambda: sum(conversation.waiting for conversation in hub.conversations))
 
-    def stepped(self, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
-        self._steps.observe(step_seconds)
+    def stepped(self, model: str, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
+        self._steps.labels(model).observe(step_seconds)
         self._latency.observe(latency_seconds)
         self._late.inc(fate.late)
         self._underruns.inc(fate.underrun)

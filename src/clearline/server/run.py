@@ -3,14 +3,13 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import FrameType
 
 import uvicorn
 
 from clearline.app import Model
-from clearline.config import GenerationConfig
 from clearline.errors import ConfigError
 from clearline.server.access import Access
 from clearline.server.app import Serving, build
@@ -18,6 +17,7 @@ from clearline.server.hub import Hub
 from clearline.server.limits import Limits
 from clearline.server.logs import event
 from clearline.server.metrics import Metrics
+from clearline.server.offer import Offer
 from clearline.server.sockets import PatientHttp, PatientWebSocket
 
 RECEIVE_BUFFER = 65_536
@@ -66,28 +66,27 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_hub(
-    model: Model,
-    config: GenerationConfig,
-    limits: Limits,
-    workers: int,
-    metrics: Metrics | None = None,
-    batch: int | None = None,
-) -> Hub:
-    """A hub over a loaded model; takes a second to measure it. Raises ConfigError for a model that does not speak.
+def make_hub(models: Mapping[str, Model], options: Options, metrics: Metrics | None = None) -> Hub:
+    """A hub over loaded models by their names, the default first; takes a second to measure each.
 
-    With `batch`, conversations are lanes of one batch: each waits on a thread of its own for the frame they share.
+    With `options.batch`, conversations are lanes of one batch: each waits on a thread of its own for the frame they share.
+    Raises ConfigError for a model that does not speak.
     """
-    if model.config.dep_q == 0:
-        raise ConfigError("this model writes text only; a conversation needs one that speaks")
-    mimi = model.mimi
-    open_engine = model.session if batch is None else model.lanes(batch).session
+    limits, workers, batch = options.limits, options.workers, options.batch
     if batch is not None:
         workers, limits = batch, replace(limits, sessions=min(batch, limits.sessions or batch))
-    hub = Hub(open_engine, config, mimi.frame_size, mimi.sample_rate, limits, workers, metrics)
+    hub = Hub([_offer(name, model, options) for name, model in models.items()], limits, workers, metrics)
     if metrics is not None:
         metrics.watch(hub)
     return hub
+
+
+def _offer(name: str, model: Model, options: Options) -> Offer:
+    if model.config.dep_q == 0:
+        raise ConfigError(f"{name} writes text only; a conversation needs a model that speaks")
+    open_engine = model.session if options.batch is None else model.lanes(options.batch).session
+    mimi = model.mimi
+    return Offer(name, open_engine, model.generation(options.preset), mimi.frame_size, mimi.sample_rate, options.preset)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -105,9 +104,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def configured(hub: Hub, metrics: Metrics, name: str, options: Options) -> uvicorn.Config:
-    """The application and uvicorn's settings; `name` is what clients are told the model is called."""
-    serving = Serving(hub, metrics, name, options.preset)
+def configured(hub: Hub, metrics: Metrics, options: Options) -> uvicorn.Config:
+    """The application and uvicorn's settings."""
+    serving = Serving(hub, metrics)
     tls = options.tls
     return uvicorn.Config(
         build(serving, options.access),
@@ -127,14 +126,15 @@ def configured(hub: Hub, metrics: Metrics, name: str, options: Options) -> uvico
     )
 
 
-def serve(listener: socket.socket, model: Model, name: str, options: Options, on_start: Callable[[str, Hub], None]) -> None:
-    """Serve until a signal; `on_start` is called with the address and the hub just before connections are taken."""
+def serve(listener: socket.socket, models: Mapping[str, Model], options: Options, on_start: Callable[[str, Hub], None]) -> None:
+    """Serve these models by their names, the default first, until a signal; `on_start` is called with the address and the hub
+    just before connections are taken."""
     metrics = Metrics()
-    hub = make_hub(model, model.generation(options.preset), options.limits, options.workers, metrics, options.batch)
+    hub = make_hub(models, options, metrics)
     scheme = "http" if options.tls is None else "https"
     host = f"[{options.host}]" if ":" in options.host else options.host
     on_start(f"{scheme}://{host}:{listener.getsockname()[1]}", hub)
     try:
-        Server(configured(hub, metrics, name, options), hub).run(sockets=[listener])
+        Server(configured(hub, metrics, options), hub).run(sockets=[listener])
     finally:
         hub.shut_down()

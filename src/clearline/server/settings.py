@@ -21,6 +21,8 @@ _SAMPLING = {
     "padding_bonus": ("text", "padding_bonus"),
 }
 SETTINGS = ("preset", "seed", *_SAMPLING)
+# Chosen before all other settings, because it has defaults of its own for them.
+MODEL = "model"
 
 # What Kyutai's web client sends, by our names. It sends pad_mult too, which has no counterpart here, and two seeds.
 KYUTAI_NAMES = {
@@ -36,9 +38,9 @@ KYUTAI_NAMES = {
 
 def settings(query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
     """`base`, or the preset that the query names, with the query's values. Raises ConfigError for a name or value unknown."""
-    unknown = sorted(set(query) - set(SETTINGS))
+    unknown = sorted(set(query) - {MODEL, *SETTINGS})
     if unknown:
-        raise ConfigError(f"there is no setting {unknown[0][:40]!r}; known: {', '.join(SETTINGS)}")
+        raise ConfigError(f"there is no setting {unknown[0][:40]!r}; known: {', '.join((MODEL, *SETTINGS))}")
     if "preset" in query:
         base = preset(query["preset"][:40])
     changed: dict[str, dict[str, float]] = {"text": {}, "audio": {}}

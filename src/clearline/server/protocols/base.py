@@ -69,8 +69,11 @@ class Protocol(typing.Protocol):
     name: str
     waits: bool
 
+    def model(self, query: Mapping[str, str]) -> str | None:
+        """The name of the model that the address asks for; None: the server's default."""
+
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
-        """What the address asks for. Raises ConfigError."""
+        """What else it asks for. Raises ConfigError."""
 
     def welcome(self, facts: Welcome) -> list[Message]:
         """First messages to a client that was let in."""

@@ -33,6 +33,9 @@ class KyutaiProtocol:
         self._reader = sphn.OpusStreamReader(SAMPLE_RATE)
         self._writer = sphn.OpusStreamWriter(SAMPLE_RATE)
 
+    def model(self, query: Mapping[str, str]) -> str | None:
+        return None  # Kyutai's servers have one
+
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
         return kyutai_settings(query, base)
 

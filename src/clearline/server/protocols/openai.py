@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from clearline.config import GenerationConfig
-from clearline.errors import ClearlineError, ConfigError
+from clearline.errors import ClearlineError
 from clearline.server.conversation import Ended, Notice, Reply
 from clearline.server.protocols.base import Answer, Heard, Meaning, Message, ProtocolError, Welcome
 from clearline.server.protocols.objects import read_base64, read_object, shown
 from clearline.server.protocols.openai_response import Counter, Response
 from clearline.server.protocols.samples import G711, Linear16, Samples
-from clearline.server.settings import settings
+from clearline.server.settings import MODEL, settings
 from clearline.server.state import End
 
 # A response ends when this many frames in a row brought no text and nothing that can be heard: 2 s.
@@ -42,8 +42,7 @@ class OpenAIProtocol:
     name = "openai"
     waits = False
 
-    def __init__(self, model: str, sample_rate: int) -> None:
-        self._model = model
+    def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
         self._formats: dict[str, Callable[[], Samples]] = {
             "audio/pcm": Linear16,
@@ -55,17 +54,17 @@ class OpenAIProtocol:
         self._count = Counter()
         self._response: Response | None = None
         self._quiet = 0
-        self._session = self._fresh_session()
+        self._session = self._fresh_session("")
+
+    def model(self, query: Mapping[str, str]) -> str | None:
+        return query.get(MODEL)
 
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
-        asked = query.get("model", self._model)
-        if asked != self._model:
-            raise ConfigError(f"there is no model {asked[:40]!r} here; this server has {self._model!r}")
-        return settings({name: value for name, value in query.items() if name != "model"}, base)
+        return settings(query, base)
 
     def welcome(self, facts: Welcome) -> list[Message]:
         self._count = Counter(facts.session)
-        self._session["id"] = f"sess_{facts.session}"
+        self._session = self._fresh_session(facts.model) | {"id": f"sess_{facts.session}"}
         return [self._event("session.created", session=self._session)]
 
     def parse(self, message: Message) -> Meaning:
@@ -128,13 +127,13 @@ class OpenAIProtocol:
         response, self._response = self._response, None
         return [] if response is None else response.finish(status)
 
-    def _fresh_session(self) -> dict[str, Any]:
+    def _fresh_session(self, model: str) -> dict[str, Any]:
         """What is so here, by OpenAI's names; what a client may change of it is in `_update`."""
         return {
             "type": "realtime",
             "object": "realtime.session",
             "id": "sess_0",
-            "model": self._model,
+            "model": model,
             "output_modalities": ["audio"],
             "instructions": "",
             "tools": [],
@@ -142,7 +141,7 @@ class OpenAIProtocol:
             "max_output_tokens": "inf",
             "audio": {
                 "input": {"format": self._format("audio/pcm"), "turn_detection": {"type": "semantic_vad"}},
-                "output": {"format": self._format("audio/pcm"), "voice": self._model, "speed": 1.0},
+                "output": {"format": self._format("audio/pcm"), "voice": model, "speed": 1.0},
             },
         }
 

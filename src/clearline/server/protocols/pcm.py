@@ -10,7 +10,7 @@ from clearline.server.conversation import Ended, Notice, Reply
 from clearline.server.protocols.base import EndOfInput, Heard, Meaning, Message, ProtocolError, Welcome
 from clearline.server.protocols.objects import read_object, shown
 from clearline.server.protocols.samples import Linear16
-from clearline.server.settings import settings
+from clearline.server.settings import MODEL, settings
 from clearline.server.state import End
 
 
@@ -21,6 +21,9 @@ class PcmProtocol:
     def __init__(self) -> None:
         self._samples = Linear16()
         self._has_spoken = False
+
+    def model(self, query: Mapping[str, str]) -> str | None:
+        return query.get(MODEL)
 
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
         return settings(query, base)

@@ -16,7 +16,7 @@ from clearline.server.conversation import Ended, Notice, Reply
 from clearline.server.protocols.base import EndOfInput, Heard, Meaning, Message, ProtocolError, Start, Welcome
 from clearline.server.protocols.objects import read_base64, read_object, shown, write_base64
 from clearline.server.protocols.samples import G711, TELEPHONE_RATE
-from clearline.server.settings import settings
+from clearline.server.settings import MODEL, settings
 
 # Twilio plays what it gets, one after the other, and says when by returning marks. One goes out every 5 frames (400 ms); when
 # the last 5 of them are not back, the caller hears the model 2 s late, for ever: better to drop that sound once.
@@ -33,6 +33,9 @@ class TwilioProtocol:
         self._stream: str | None = None
         self._marks: deque[str] = deque()  # sent, and not yet played
         self._sent = 0
+
+    def model(self, query: Mapping[str, str]) -> str | None:
+        return query.get(MODEL)
 
     def settings(self, query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
         return settings(query, base)

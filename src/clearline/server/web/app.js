@@ -2,7 +2,7 @@
 import { Activity, QUIETEST } from "./activity.js";
 import { Conversation } from "./conversation.js";
 import { isAvailable } from "./microphone.js";
-import { Recording } from "./recording.js";
+import { MOST_MINUTES, Recording } from "./recording.js";
 import { Timeline } from "./timeline.js";
 import { Transcript } from "./transcript.js";
 
@@ -46,15 +46,11 @@ async function askServer() {
 }
 
 function offer(facts) {
-  const models = facts.models ?? [facts.model];
-  show("about", `Model ${facts.model}: ${facts.step_ms} ms of work for every 80 ms of sound`
-    + (facts.keeps_up ? "" : ". Slower than real time on this machine: expect gaps."));
-  fill(at("model"), models, facts.model);
+  fill(at("model"), Object.keys(facts.models), facts.model);
   fill(at("preset"), facts.presets);
   if (!facts.protocols.includes("opus")) at("sound").value = "pcm";
-  at("seed").placeholder = facts.seed;
-  placeholders(facts);
-  at("preset").onchange = () => placeholders(facts);
+  describe(facts);
+  at("model").onchange = at("preset").onchange = () => describe(facts);
 }
 
 function fill(select, names, chosen) {
@@ -63,12 +59,14 @@ function fill(select, names, chosen) {
   }
 }
 
-// The server tells its own settings, not those of every preset.
-function placeholders(facts) {
-  const own = at("preset").value === "";
-  at("temperature").placeholder = own ? facts.temperature : "the preset's";
-  at("text-temperature").placeholder = own ? facts.text_temperature : "the preset's";
-  at("seed").placeholder = own ? facts.seed : "the preset's";
+// What was chosen. The server tells each model's own settings, not those of every preset.
+function describe({ models }) {
+  const name = at("model").value, model = models[name];
+  show("about", `Model ${name}: ${model.step_ms} ms of work for every 80 ms of sound`
+    + (model.keeps_up ? "" : ". Slower than real time on this machine: expect gaps."));
+  for (const [id, field] of [["seed", "seed"], ["temperature", "temperature"], ["text-temperature", "text_temperature"]]) {
+    at(id).placeholder = at("preset").value === "" ? model[field] : "the preset's";
+  }
 }
 
 function wishes() {
@@ -101,7 +99,7 @@ async function start() {
     line: null, lineShown: 0, dry: 0, late: 0, troubleAt: -Infinity, // and how
   };
   if (at("record").checked) {
-    talk.recording = new Recording(facts, { model: facts.model, settings: wish.settings, page: location.origin });
+    talk.recording = new Recording(facts, { model: at("model").value, settings: wish.settings, page: location.origin });
   }
   talk.conversation = new Conversation(facts, wish, { message, heard, said, line, ended });
   await talk.conversation.open();
@@ -118,13 +116,20 @@ function heard(samples) {
   const { you, model, facts } = talk;
   talk.frames += 1;
   you.hear(samples);
-  talk.recording?.hear(samples);
+  record(samples);
   meter("you", you);
   transcript.user(you.speaking, seconds(), facts.frame_size / facts.sample_rate);
   const dry = talk.line?.dry ?? 0;
   timeline.add(you, model, dry > talk.dry);
   if (dry > talk.dry) trouble({ type: "ran_dry", times: dry });
   talk.dry = dry;
+}
+
+function record(samples) {
+  const { recording } = talk;
+  if (!recording || recording.isFull) return;
+  recording.hear(samples);
+  if (recording.isFull) problem(`The recording is full after ${MOST_MINUTES} minutes: what comes now is not in it.`);
 }
 
 function said(samples) {

@@ -1,7 +1,7 @@
 // A conversation kept in this page, and nowhere else, until it is downloaded.
 import { toInt16 } from "./codecs.js";
 
-const MOST_MINUTES = 60; // 350 MB of samples
+export const MOST_MINUTES = 60; // 350 MB of samples
 
 export class Recording {
   constructor(facts, about) {
