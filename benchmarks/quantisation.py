@@ -2,8 +2,8 @@
 
 Command line:  python benchmarks/quantisation.py [--model FOLDER ...] [--large] [--steps 100] [--out benchmarks/quantisation.md]
 
-Every model is fed the same teacher-forced codes in every precision: for a model FOLDER those of a conversation about
-examples/hello.wav, and random ones too; for models of random weights (made here) random ones. "weights only" runs the
+Every model is fed the same teacher-forced codes in every precision: for a model FOLDER those of conversations about the recordings
+in examples/, and random ones too; for models of random weights (made here) random ones. "weights only" runs the
 rounded weights in float32; "as run" is what `load(quantize=...)` does on the onnx backend, whose quantised products round
 their inputs to 8 bits as well. "MLX q4" is `mlx.nn.quantize`'s rule on the same tensors, weights only.
 """
@@ -24,13 +24,13 @@ import clearline
 from clearline.app import _loaded, code_version
 from clearline.audio import read_audio, to_mono
 from clearline.backends import get_backend
-from clearline.checkpoint.names import is_linear
+from clearline.checkpoint import is_linear, linear_bits
 from clearline.config import LMConfig
 from clearline.config.compact import acoustic_delays, depformer, moshi
 from clearline.generate import LMPrograms
 from clearline.model import lm_weights
 from clearline.ops import Weight
-from clearline.ops.weight import quantise
+from clearline.ops.rounding import rounded
 
 Weights = Mapping[str, Weight]
 
@@ -85,7 +85,7 @@ class OnDisk(Mapping[str, Weight]):
         return len(self._weights)
 
 
-def rounded(weights: Weights, rounding: Callable[[Weight], np.ndarray]) -> Weights:
+def replaced(weights: Weights, rounding: Callable[[Weight], np.ndarray]) -> Weights:
     """Every matrix that quantisation concerns as float32 numbers after `rounding`, the other weights as they are."""
 
     def one(name: str) -> Weight:
@@ -97,6 +97,10 @@ def rounded(weights: Weights, rounding: Callable[[Weight], np.ndarray]) -> Weigh
 
 def bfloat16(weight: Weight) -> np.ndarray:
     return weight.dense(np.float32).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def quantised(weight: Weight, bits: int) -> np.ndarray:
+    return rounded(weight, linear_bits(weight.name, bits)).dense(np.float32)
 
 
 def mlx_q4(weight: Weight) -> np.ndarray:
@@ -146,29 +150,30 @@ def random_codes(cfg: LMConfig, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spoken_codes(model: clearline.Model, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same of a conversation: the model hears examples/hello.wav, and silence after it, and answers."""
-    recording = read_audio(Path(__file__).parents[1] / "examples" / "hello.wav")
-    mono = to_mono(recording.samples, recording.rate, model.mimi.sample_rate)
+    """The same of a conversation: the model hears the recordings of examples/ and silence after each, and answers."""
     size = model.mimi.frame_size
-    mono = np.pad(mono, (0, max(0, steps * size - len(mono))))[: steps * size]
     rows, tokens = [], []
     with model.session(seed=3) as session:
-        for frame in mono.reshape(-1, size):
-            lm = session.step(frame).lm
-            rows.append(lm.row)
-            tokens.append(np.concatenate([[lm.text_token], lm.audio_tokens[:-1]]))
+        for path in sorted((Path(__file__).parents[1] / "examples").glob("*.wav")):
+            recording = read_audio(path)
+            mono = to_mono(recording.samples, recording.rate, model.mimi.sample_rate)
+            mono = np.pad(mono, (0, max(0, steps * size - len(mono))))[: steps * size]
+            for frame in mono.reshape(-1, size):
+                lm = session.step(frame).lm
+                rows.append(lm.row)
+                tokens.append(np.concatenate([[lm.text_token], lm.audio_tokens[:-1]]))
     return np.stack(rows), np.stack(tokens)
 
 
 def measure(label: str, cfg: LMConfig, weights: Weights, codes: tuple[np.ndarray, np.ndarray]) -> list[str]:
     expected = logits(cfg, weights, *codes)
     variants: dict[str, Callable[[], Weights]] = {
-        "bf16": lambda: rounded(weights, bfloat16),
-        "q8, weights only": lambda: rounded(weights, lambda w: quantise(w, 8).dense(np.float32)),
+        "bf16": lambda: replaced(weights, bfloat16),
+        "q8, weights only": lambda: replaced(weights, lambda w: quantised(w, 8)),
         "q8, as run": lambda: _loaded(weights, 8),
-        "q4, weights only": lambda: rounded(weights, lambda w: quantise(w, 4).dense(np.float32)),
+        "q4, weights only": lambda: replaced(weights, lambda w: quantised(w, 4)),
         "q4, as run": lambda: _loaded(weights, 4),
-        "MLX q4, weights only": lambda: rounded(weights, mlx_q4),
+        "MLX q4, weights only": lambda: replaced(weights, mlx_q4),
     }
     count = sum(int(np.prod(shape)) for shape in lm_weights(cfg).values())
     spread = " and ".join(f"{x.std():.1f}" for x in expected)
@@ -202,9 +207,12 @@ def main() -> None:
         f"`python benchmarks/quantisation.py` with Clearline {code_version()}, ONNX Runtime {onnxruntime.__version__}, Python",
         f"{platform.python_version()}.",
         "",
-        'q8 and q4 are `load(quantize=...)` and `clearline convert`: symmetric groups of 32 for linears and output heads. "Weights',
-        'only" computes with the rounded weights in float32; "as run" also rounds the inputs of each product to 8 bits, as ONNX',
-        'Runtime\'s kernels do. "MLX q4" is the rule of `mlx.nn.quantize` (groups of 32 with an offset) on the same tensors.',
+        "q8 and q4 are `load(quantize=...)` and `clearline convert`: groups of 32 for linears and output heads; q8 symmetric, q4",
+        "with a whole zero point each and 8 bits where the depformer begins and ends (docs/checkpoints.md).",
+        "",
+        '"Weights only" computes with the rounded weights in float32; "as run" also rounds the inputs of each product to 8 bits,',
+        "as ONNX Runtime's kernels do.",
+        '"MLX q4" is the rule of `mlx.nn.quantize` (groups of 32 with an offset, all in 4 bits) on the same tensors.',
         "",
         "KL grows with the square of how far the logits spread, and a model far from what it was trained on has no margins: on the",
         "codes of a conversation nano's q8 costs next to nothing, on random codes a hundred times more. Random weights tell what",

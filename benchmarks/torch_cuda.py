@@ -25,7 +25,8 @@ from clearline.backends import get_backend
 from clearline.config import GenerationConfig, LMConfig, Sampling
 from clearline.config.kyutai import official_mimi
 from clearline.generate import Codec, LMPrograms
-from clearline.generate.torch_frame import HEARD, TorchFrame
+from clearline.generate.guess import HEARD
+from clearline.generate.torch_frame import TorchFrame
 from clearline.lab.bench import matrix_bytes
 from clearline.model import lm_weights
 from clearline.ops import Weight
@@ -34,13 +35,21 @@ from clearline.ops import Weight
 SETTINGS = GenerationConfig(text=Sampling(temperature=0.7, top_k=25), audio=Sampling(temperature=0.8, top_k=250))
 
 
-def tiny() -> LMConfig:
-    """The 7B's streams and layers of almost no width."""
+def seven_thin() -> LMConfig:
+    """The 7B's streams, steps and layers, of almost no width."""
     cfg = shapes.moshi_7b()
     assert cfg.depformer is not None
-    depth = replace(cfg.depformer.transformer, dim=32, num_heads=2, num_kv_heads=2, num_layers=2, ffn_hidden=(32,) * 8)
-    wide = replace(cfg.transformer, dim=64, num_heads=2, num_kv_heads=2, num_layers=2, ffn_hidden=(64,), context=100)
+    depth = replace(cfg.depformer.transformer, dim=32, num_heads=2, num_kv_heads=2, ffn_hidden=(32,) * 8)
+    wide = replace(cfg.transformer, dim=64, num_heads=2, num_kv_heads=2, ffn_hidden=(64,), context=100)
     return replace(cfg, transformer=wide, depformer=replace(cfg.depformer, transformer=depth))
+
+
+def tiny() -> LMConfig:
+    """The same in two layers."""
+    cfg = seven_thin()
+    assert cfg.depformer is not None
+    depth = replace(cfg.depformer, transformer=replace(cfg.depformer.transformer, num_layers=2))
+    return replace(cfg, transformer=replace(cfg.transformer, num_layers=2), depformer=depth)
 
 
 SHAPES = {"moshi-7b": shapes.moshi_7b, "hibiki-1b": shapes.hibiki_1b, "tiny": tiny}
@@ -74,20 +83,29 @@ def main() -> None:
     print(f"{about}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}; copy {bandwidth:.0f} GB/s read and written")
     print("\n| program | batch | filled | step | frame with codec | memory | of bandwidth |\n|---|---|---|---|---|---|---|")
     cfg = SHAPES[args.shape]()
-    clearline(cfg, args, bandwidth)
+    found = clearline(cfg, args, bandwidth)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    if not args.no_peer:
-        kyutai(cfg, args)
+    peer = {} if args.no_peer else kyutai(cfg, args, bandwidth)
+    print()
+    for batch, (step, whole) in found.items():
+        print(f"batch {batch}, longest past: step {step:.2f} ms, frame {whole:.2f} ms", end="")
+        theirs = peer.get(batch)
+        print("" if theirs is None else f"; moshi takes {theirs[0] / step:.1f} and {theirs[1] / whole:.1f} times as long")
+    print("goals, 7B in bfloat16 on an H200: batch 1 under 6 ms a frame and half of moshi's; batch 64 under 40 ms")
 
 
-def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> None:
+# Median milliseconds of a step and of a frame with the codec, of each batch.
+Figures = dict[int, tuple[float, float]]
+
+
+def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> Figures:
     backend, codec_backend = (get_backend("torch", device=args.device, dtype=dtype) for dtype in (args.dtype, "float32"))
     weights = random_bfloat16(lm_weights(cfg))
     programs = LMPrograms(cfg, backend, weights)
     codec = Codec(official_mimi(), codec_backend, shapes.random_mimi())
-    width = np.dtype(getattr(ml_dtypes, args.dtype, args.dtype)).itemsize
+    found: Figures = {}
     for batch in args.batches:
         reset_memory(args.device)
         try:
@@ -96,15 +114,27 @@ def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> None
                 frame.begin(lane, replace(SETTINGS, seed=lane))
             for filled in args.filled:
                 step, whole = ours(frame, filled, args.steps)
-                rows = min(filled, cfg.transformer.context) * batch
-                cache = 2 * width * cfg.transformer.num_kv_heads * cfg.transformer.head_dim * cfg.transformer.num_layers * rows
-                read = (matrix_bytes(weights) * width / 4 + cache) / 1e9
-                share = f"{read / step.median * 1e3 / bandwidth:.0%} of {read:.1f} GB"
-                report(f"clearline ({args.dtype})", batch, filled, step, whole, memory(args.device), share)
+                read = read_bytes(cfg, args.dtype, batch, filled)
+                report(f"clearline ({args.dtype})", batch, filled, step, whole, memory(args.device), share(read, step, bandwidth))
+                found[batch] = (step.median, whole.median)
             del frame
         except torch.OutOfMemoryError:
             print(f"| clearline ({args.dtype}) | {batch} | | does not fit | | | |", flush=True)
         gc.collect()
+    return found
+
+
+def read_bytes(cfg: LMConfig, dtype: str, batch: int, filled: int) -> int:
+    """What a step cannot avoid to read: every matrix once, and the keys and values of every conversation's past."""
+    width = np.dtype(getattr(ml_dtypes, dtype, dtype)).itemsize
+    matrices = {name: Weight(name, np.broadcast_to(np.float32(0), shape)) for name, shape in lm_weights(cfg).items()}
+    rows = min(filled, cfg.transformer.context) * batch
+    cache = 2 * cfg.transformer.num_kv_heads * cfg.transformer.head_dim * cfg.transformer.num_layers * rows
+    return (matrix_bytes(matrices) // 4 + cache) * width
+
+
+def share(read: int, step: Times, bandwidth: float) -> str:
+    return f"{read / 1e6 / step.median / bandwidth:.1%} of {bandwidth:.0f} GB/s ({read / 1e9:.2f} GB)"
 
 
 def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[Times, Times]:
@@ -131,14 +161,15 @@ def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[Times, Times]:
     return timed(step, steps), timed(whole, steps)
 
 
-def kyutai(cfg: LMConfig, args: argparse.Namespace) -> None:
+def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> Figures:
     """The same of `moshi`, or why not."""
     try:
         from moshi.models import LMGen, loaders
         from moshi.models.lm import LMModel
     except ImportError as error:
         print(f"| moshi | | | not measured: {error} | | | |")
-        return
+        return {}
+    found: Figures = {}
     kwargs = dict(loaders._lm_kwargs)
     if args.shape != "moshi-7b":
         depth = cfg.depformer
@@ -158,10 +189,13 @@ def kyutai(cfg: LMConfig, args: argparse.Namespace) -> None:
             reset_memory(args.device)
             try:
                 step, whole = theirs(LMGen(model, use_sampling=True), mimi, batch, args.device, args.steps)
-                report("moshi 0.2.13", batch, "whole ring", step, whole, memory(args.device), "")
+                read = read_bytes(cfg, args.dtype, batch, cfg.transformer.context)
+                report("moshi 0.2.13", batch, "whole ring", step, whole, memory(args.device), share(read, step, bandwidth))
+                found[batch] = (step.median, whole.median)
             except torch.OutOfMemoryError:
                 print(f"| moshi 0.2.13 | {batch} | | does not fit | | | |", flush=True)
             gc.collect()
+    return found
 
 
 def theirs(gen: object, mimi: object, batch: int, device: str, steps: int) -> tuple[Times, Times]:

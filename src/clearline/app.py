@@ -13,14 +13,15 @@ import numpy as np
 
 from clearline.audio import read_audio, to_mono
 from clearline.backends import DEFAULT_BACKEND, Wanted, open_backend
-from clearline.checkpoint import Checkpoint, is_linear, model_path, open_checkpoint, read_mimi
-from clearline.checkpoint.convert import cached
+from clearline.checkpoint import Checkpoint, is_linear, linear_bits, model_path, open_checkpoint, read_mimi
+from clearline.checkpoint.cache import cached
 from clearline.config import PRESETS, GenerationConfig, LMConfig, Sampling, preset
 from clearline.config.checkpoint import WORST
 from clearline.errors import CheckpointError, ConfigError
 from clearline.generate import Batch, Codec, Frame, Generator, LMPrograms, Session
 from clearline.generate.feed import feed
-from clearline.generate.lanes import MEMORY, Lanes, LaneSession
+from clearline.generate.lane import MEMORY, LaneSession
+from clearline.generate.lanes import Lanes
 from clearline.generate.memory import check_memory
 from clearline.generate.persona import Persona, Prompt
 from clearline.generate.persona import prompt as make_prompt
@@ -28,7 +29,7 @@ from clearline.generate.result import Result, boundaries, collect
 from clearline.generate.text import Tokenizer
 from clearline.model import mimi_weights
 from clearline.ops import Backend, Weight
-from clearline.ops.weight import quantise
+from clearline.ops.rounding import rounded
 from clearline.trace import Recorder
 
 Quantize = Literal["q8", "q4"]
@@ -71,7 +72,7 @@ class Model:
         # Reading one by one: of a checkpoint that is quantised here, only the quantised weights stay in memory.
         self._weights = _loaded(checkpoint.lm_weights(), 0 if quantize is None else _BITS[quantize])
         self._worst: LMPrograms | None = None
-        self._single: Lanes | None = None
+        self._single: dict[bool, Lanes] = {}  # batches of one, without guidance and with it
         self.programs = LMPrograms(checkpoint.config.lm, backend, self._weights)
 
     @property
@@ -107,10 +108,11 @@ class Model:
         """
         config = self.generation(preset, **changes)
         prompt = self._prompt(persona)
-        if prompt is None and self._captures(config):
-            if self._single is None or not self._single.free:
-                self._single = self.lanes(1)
-            return self._single.session(config, details=True)
+        if self._captures(config):
+            guided = config.guidance != 1
+            if guided not in self._single or not self._single[guided].free:
+                self._single[guided] = self.lanes(1, guided=guided, persona=persona)
+            return self._single[guided].session(config, details=True, prompt=prompt, on_prompt=on_prompt)
         session = Session(self.mimi, self.programs, self.tokenizer, config, guide=self._guide(config))
         if prompt is not None:
             session.prompt(prompt, on_prompt)
@@ -127,29 +129,37 @@ class Model:
     def batch(self, seeds: Sequence[int], preset: str | GenerationConfig | None = None, workers: int = 2, **changes: Any) -> Batch:
         """Independent sessions, one per seed, stepped together on a few threads; each as if it were alone."""
         configs = [self.generation(preset, seed=seed, **changes) for seed in seeds]
-        if configs and self._captures(configs[0]) and self._prompt(None) is None:
-            lanes = self.lanes(len(configs))
+        if configs and self._captures(configs[0]):
+            lanes = self.lanes(len(configs), guided=configs[0].guidance != 1)
             return Batch([lanes.session(config, details=True) for config in configs], len(configs))
         return Batch([self.session(config) for config in configs], workers)
 
-    def lanes(self, count: int) -> Lanes:
-        """A fixed batch of conversations on one device (torch backend), for many at once; open them with `lanes.session`."""
-        if self.checkpoint.config.model_type == "personaplex":
-            raise ConfigError("batches have no system prompts, which a PersonaPlex needs: use model.session(persona=...)")
+    def lanes(self, count: int, *, guided: bool | None = None, persona: Persona | None = None) -> Lanes:
+        """A fixed batch of conversations on one device (torch backend), for many at once; open them with `lanes.session`.
+
+        guided: whether they may have guidance (Hibiki), which takes two rows of the batch each; by default, whether the
+        checkpoint's own settings have. persona: who a PersonaPlex is to be in every one of them.
+        """
         if self.backend.name != "torch" or self.backend.device == "mps":
             where = f"{self.backend.name} on {self.backend.device}"
             raise ConfigError(f"batches run on the torch backend, on CUDA or the CPU; this model is on {where}")
-        return Lanes(self.mimi, self.programs, self.tokenizer, count)
+        if guided is None:
+            guided = self.generation().guidance != 1
+        if guided and self.checkpoint.config.conditioner is None:
+            raise ConfigError("guidance needs a model with conditions, which this one has not")
+        guide = self._under_worst() if guided else None
+        return Lanes(self.mimi, self.programs, self.tokenizer, count, guide, self._prompt(persona))
 
     def _captures(self, config: GenerationConfig) -> bool:
         """Whether a session's whole frame runs as captured graphs: a batch of one, on CUDA."""
         penalised = config.text.repetition_penalty != 1 and config.text.repetition_context > MEMORY
-        return self.backend.device.startswith("cuda") and config.guidance == 1 and not penalised
+        return self.backend.device.startswith("cuda") and not penalised
 
     def _guide(self, config: GenerationConfig) -> LMPrograms | None:
+        return None if config.guidance == 1 or self.checkpoint.config.conditioner is None else self._under_worst()
+
+    def _under_worst(self) -> LMPrograms:
         """The model under its worst condition, for guidance; made once. The two share every weight but the text embeddings."""
-        if config.guidance == 1 or self.checkpoint.config.conditioner is None:
-            return None
         if self._worst is None:
             table = self.checkpoint.lm_weights(WORST)["text_emb.weight"]
             self._worst = LMPrograms(self.config, self.backend, self._weights | {"text_emb.weight": table})
@@ -323,5 +333,5 @@ def _loaded(weights: Mapping[str, Weight], bits: int) -> dict[str, Weight]:
     out: dict[str, Weight] = {}
     for name, weight in weights.items():
         chosen = bits and not weight.bits and is_linear(name) and weight.shape[1] % 32 == 0
-        out[name] = quantise(weight, bits) if chosen else weight
+        out[name] = rounded(weight, linear_bits(name, bits)) if chosen else weight
     return out

@@ -46,7 +46,14 @@ def test_the_table_says_it_in_words(clearline):
     assert any(line.startswith("onnx ") and "operations right" in line for line in lines)
     assert any(line.startswith(f"for {MODEL}: onnx (") for line in lines)
     assert any(line.startswith("for a large model:") for line in lines)
-    assert "ms a frame" not in answer.out
+    assert "ms a frame" not in answer.out and answer.out.count("operations right; not timed") == len(BACKENDS)
+
+
+@pytest.mark.parametrize("arguments", [["--device", "moon"], ["--frames", -1], ["--frames", 20_000]])
+def test_what_is_refused(clearline, arguments):
+    answer = clearline("backends", "--model", MODEL, *arguments)
+    assert answer.code == 2 and not answer.out and "Traceback" not in answer.err
+    assert arguments[0] != "--device" or answer.err.startswith("error: there is no device 'moon'; known: cpu, ")
 
 
 def test_a_backend_that_computes_wrong_numbers_is_named_with_the_operation(clearline, monkeypatch):
@@ -61,6 +68,7 @@ def test_a_backend_that_computes_wrong_numbers_is_named_with_the_operation(clear
 def test_a_device_that_is_not_here(clearline):
     answer = clearline("backends", "--model", MODEL, "--frames", 0, "--device", "cuda:7")
     assert answer.code == 0 and "CANNOT BE USED" in answer.out and "onnx  " not in answer.out
+    assert "torch on cuda:7 (--device cuda:7 is a device of torch), WHICH CANNOT BE USED HERE" in answer.out
 
 
 def test_compare_every_installed_backend(clearline, hello):

@@ -9,8 +9,9 @@ from helpers.checkpoints import BACKENDS, model
 from clearline import GenerationConfig, Sampling
 from clearline.backends import get_backend
 from clearline.generate import Generator
+from clearline.ops import lazy
 
-GUESSING = [name for name in BACKENDS if getattr(get_backend(name), "draws", False)]
+GUESSING = [name for name in BACKENDS if lazy(get_backend(name)) is not None]
 WAYS = {
     "greedy": Sampling.greedy(),
     "free": Sampling(0.9),
@@ -36,8 +37,8 @@ def generators(backend: str, config: GenerationConfig, case: str = "moshi_d1"):
     """One that guesses, one that goes step by step, and the depth programs of the first."""
     programs = model(case, backend).programs
     guessing, plain = Generator(programs, config), Generator(programs, config)
-    assert guessing._whole is not None
-    plain._whole = None
+    assert guessing.whole is not None
+    plain.whole = None
     return guessing, plain
 
 
@@ -68,7 +69,7 @@ def test_a_wrong_guess_is_put_right(backend, wrong):
     """The host goes on from the first token it does not agree with, on the state the guess left."""
     config = GenerationConfig(text=Sampling(0.9), audio=Sampling(0.9), seed=3)
     guessing, plain = generators(backend, config)
-    honest = guessing._whole
+    honest = guessing.whole
 
     class Mistaken:
         def run(self, state, inputs):
@@ -80,7 +81,7 @@ def test_a_wrong_guess_is_put_right(backend, wrong):
             logits[wrong:] += np.random.default_rng(0).standard_normal(logits[wrong:].shape)  # of a token nobody said
             return out | {"guess": guess, "audio_logits": logits}
 
-    guessing._whole = Mistaken()
+    guessing.whole = Mistaken()
     rng = np.random.default_rng(2)
     for _ in range(20):
         codes = rng.integers(0, guessing._cfg.card, guessing._cfg.user_streams)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import clearline  # noqa: E402
 from clearline import Sampling  # noqa: E402
 from clearline.errors import AudioError, ConfigError, SessionError  # noqa: E402
-from clearline.generate.lanes import LaneSession, _Ticket  # noqa: E402
+from clearline.generate.lane import LaneSession, Ticket  # noqa: E402
 
 CASE = "moshi_d1"
 FRAMES = 10
@@ -201,6 +201,38 @@ def test_where_frames_are_captured_a_model_runs_in_lanes_and_says_the_same(monke
         assert [[said(frame) for frame in batch.step(np.stack([x, x]))] for x in speech(3).reshape(-1, 1920)] == apart
 
 
+@pytest.mark.parametrize("case", ["moshi_d1", "stt"])
+def test_nothing_in_a_frame_waits_for_the_device_or_depends_on_what_it_computed(case, monkeypatch):
+    """What a capture needs: on tensors without values every part runs through; only the results are fetched."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    lanes = loaded(case).lanes(3)
+    for seed in range(3):
+        lanes.session(loaded(case).generation(seed=seed))
+    device, off, on = lanes._frame, np.zeros(3, bool), np.ones(3, bool)
+    device.prepare()  # what is made at first use is there
+
+    def waits(*given, **named):
+        raise AssertionError("the host waits for the device")
+
+    users, forced = max(1, lanes.cfg.user_streams), np.full((3, 1 + lanes.cfg.dep_q), -2)
+    pcm = np.zeros((3, 1920), np.float32)
+    with monkeypatch.context() as patch:
+        for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"):
+            patch.setattr(torch.Tensor, name, waits)
+        device.encode(on, pcm, np.full((3, users), -3))
+        device.language(on, forced, off)
+        device.decode(on)
+    fetched = []
+    honest = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.shape) or honest(tensor))
+    device.fetch()
+    assert fetched == [(3, device.width), (3, 1920)]
+    with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True):
+        for part in (device._encode, device._language, device._decode):
+            part()
+
+
 # -- wrong use ---------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +280,7 @@ def test_damaged_weights_end_one_frame_with_a_message():
 def test_a_session_is_stepped_by_one_thread_at_a_time():
     lanes = loaded().lanes(2)
     session, _ = lanes.session(GREEDY), lanes.session(GREEDY)
-    tickets = [_Ticket(session, np.zeros(1920, np.float32), -2, None, 0.0) for _ in range(2)]
+    tickets = [Ticket(session, np.zeros(1920, np.float32), -2, None, 0.0) for _ in range(2)]
     lanes.step(tickets)
     assert tickets[0].frame is not None and "two threads" in str(tickets[1].error)
 

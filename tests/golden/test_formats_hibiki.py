@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.checkpoints import DATA
+from helpers.checkpoints import BACKENDS, DATA
 from safetensors.numpy import load_file
 
 import clearline
@@ -17,7 +17,7 @@ HIBIKI = DATA / "formats/hibiki"
 GOLDEN = load_file(HIBIKI / "pipeline.safetensors")
 
 
-@pytest.fixture(scope="module", params=["numpy64", "onnx"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def model(request):
     return clearline.load(HIBIKI, backend=request.param)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.checkpoints import DATA
+from helpers.checkpoints import BACKENDS, DATA
 from safetensors.numpy import load_file, save_file
 
 import clearline
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["numpy64", "onnx"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def model(request, folder):
     return clearline.load(folder, backend=request.param)
 

@@ -281,7 +281,7 @@ class TestWithoutGpu:
 
 @pytest.mark.skipif(gpu()[0] == "metal", reason="this is a Mac")
 def test_metal_is_a_macs():
-    with pytest.raises(BackendError, match="device metal cannot be used: this is MLX for cuda"):
+    with pytest.raises(BackendError, match="device metal cannot be used: Metal needs a Mac"):
         get_backend("mlx", device="metal")
 
 

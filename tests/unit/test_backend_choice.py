@@ -102,6 +102,24 @@ def test_what_there_is_not_is_refused(name, message):
         get_backend(name)
 
 
+@pytest.mark.parametrize("device", ["moon", "", "gpu", "CUDA", "cuda:x", "cuda:-1", "cpu:0"])
+def test_a_device_that_no_machine_has_is_refused_before_a_library_is_missed(device, monkeypatch):
+    monkeypatch.setattr(chooser, "KINDS", {"torch": ABSENT, "mlx": replace(ABSENT, name="mlx"), "onnx": KINDS["onnx"]})
+    for ask in (
+        lambda: choose(LARGE, device),
+        lambda: open_backend("auto", Wanted(device=device)),
+        lambda: open_backend("torch", Wanted(device=device)),
+    ):
+        with pytest.raises(BackendError, match=f"there is no device '{device}'; known: cpu, mps, cuda, cuda:1 and so on, metal"):
+            ask()
+
+
+@pytest.mark.parametrize("part", ["moon", "float8", ""])
+def test_a_name_that_carries_what_is_neither_device_nor_float_type(part):
+    with pytest.raises(BackendError, match=f"'{part}' is no device .*metal.* and no float type .*bfloat16"):
+        specified(f"torch/{part}")
+
+
 def test_what_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(chooser, "KINDS", {"torch": ABSENT})
     with pytest.raises(BackendError, match=r"not installed here: pip install 'clearline\[torch\]'"):

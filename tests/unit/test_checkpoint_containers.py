@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.checkpoints import copy_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -171,6 +172,16 @@ def test_pickles_are_refused_with_advice(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x80\x04")
     with pytest.raises(CheckpointError, match=r"pickle.*run any code"):
         open_tensors(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin"])
+def test_a_folder_with_nothing_but_a_pickle_is_refused_with_the_same_advice(name, tmp_path):
+    """Its config.json names nothing, or a file that is not there."""
+    folder = copy_checkpoint("moshi_d1", tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / name)
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(CheckpointError, match=rf"{name} is a pickle.*\n.*weights_only=True"):
+        checkpoint.lm_weights()
 
 
 def test_names_and_links_out_of_the_folder_are_refused(tmp_path):

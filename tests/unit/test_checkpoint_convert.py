@@ -17,12 +17,13 @@ from safetensors.numpy import load_file, save_file
 
 import clearline
 from clearline.app import _loaded
-from clearline.checkpoint import open_checkpoint
+from clearline.checkpoint import is_linear, open_checkpoint
 from clearline.checkpoint.convert import MANIFEST, convert
 from clearline.config.kyutai import parse_checkpoint
 from clearline.config.named import MODEL_NAMES, named_model
 from clearline.config.raw import to_raw
 from clearline.errors import CheckpointError, ConfigError
+from clearline.ops.weight import quantise
 
 FORMATS = DATA / "formats"
 # A child that converts and is told to stop for good after so many pieces.
@@ -31,8 +32,6 @@ import os, signal, sys
 from pathlib import Path
 from clearline.checkpoint import open_checkpoint
 from clearline.checkpoint import convert as module
-from clearline.checkpoint import writer
-writer._SYNC_BYTES = 1
 stop, calls = int(sys.argv[3]), [0]
 def progress(done, total):
     calls[0] += 1
@@ -59,8 +58,50 @@ def test_a_converted_folder_holds_what_load_would_make(precision, tmp_path):
     for name, weight in expected.items():
         assert (found[name].bits, found[name].group) == (weight.bits, weight.group)
         np.testing.assert_array_equal(found[name].data, weight.data)
-        if weight.bits:
-            np.testing.assert_array_equal(found[name].scale, weight.scale)
+        assert (found[name].scale is None, found[name].bias is None) == (weight.scale is None, weight.bias is None)
+        for there, here in ((found[name].scale, weight.scale), (found[name].bias, weight.bias)):
+            if here is not None:
+                assert there.dtype == here.dtype
+                np.testing.assert_array_equal(there, here)
+
+
+def test_q4_has_8_bits_where_the_depformer_begins_and_ends(tmp_path):
+    convert(open_checkpoint(FORMATS / "mlx_bf16"), tmp_path, "q4")
+    bits = {name.split(".")[0]: weight.bits for name, weight in open_checkpoint(tmp_path).lm_weights().items() if weight.bits}
+    assert bits == {"transformer": 4, "depformer": 4, "text_linear": 4, "depformer_in": 8, "linears": 8}
+    again = convert(open_checkpoint(tmp_path), tmp_path / "again", "q4")
+    assert load_file(again.weights).keys() == load_file(tmp_path / "model.q4.safetensors").keys()
+    assert again.sha256 == convert(open_checkpoint(FORMATS / "mlx_bf16"), tmp_path, "q4").sha256
+
+
+@pytest.mark.parametrize(("bits", "name"), [(4, "model.q4.safetensors"), (8, "model.q8.safetensors")])
+def test_symmetric_groups_in_words_are_still_read(bits, name, tmp_path):
+    """As earlier versions wrote q4 and q8: uint32 codes and float32 scales, nothing else."""
+    source = copy_checkpoint("moshi_d1", tmp_path)
+    expected, tensors = {}, {}
+    for key, weight in open_checkpoint(source).lm_weights().items():
+        expected[key] = quantise(weight, bits) if is_linear(key) and weight.shape[1] % 32 == 0 else weight
+        tensors[key] = expected[key].data
+        if expected[key].bits:
+            tensors[key] = tensors[key].view(np.uint32)
+            tensors[f"{key.removesuffix('.weight')}.scales"] = expected[key].scale
+    (source / "model.safetensors").unlink()
+    save_file(tensors, source / name)
+    for key, weight in open_checkpoint(source).lm_weights().items():
+        np.testing.assert_array_equal(weight.dense(np.float32), expected[key].dense(np.float32))
+
+
+def test_q4_keeps_its_codes_under_mlx_names(tmp_path):
+    """Scales and offsets are bfloat16's own numbers: what was made once is not rounded again."""
+    direct = convert(open_checkpoint(FORMATS / "mlx_q8"), tmp_path / "direct", "q4", "mlx").weights
+    convert(open_checkpoint(FORMATS / "mlx_q8"), tmp_path / "kyutai", "q4")
+    around = convert(open_checkpoint(tmp_path / "kyutai"), tmp_path / "around", "q4", "mlx").weights
+    expected, found = load_file(direct), load_file(around)
+    assert expected.keys() == found.keys()
+    kept = [key for key in expected if ".layers." in key or key.startswith("text_linear")]
+    assert len(kept) > 20
+    for key in kept:
+        assert expected[key].tobytes() == found[key].tobytes(), key
 
 
 def test_a_converted_model_runs_like_its_source(tmp_path):
@@ -146,6 +187,22 @@ def test_a_killed_gguf_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(open_checkpoint(DATA / "moshi_d1"), tmp_path / "broken", "q8", "candle", stop)
     assert convert(open_checkpoint(DATA / "moshi_d1"), tmp_path / "broken", "q8", "candle").sha256 == whole.sha256
+
+
+def test_a_large_model_is_quantised_once_and_mapped_ever_after(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("CLEARLINE_HOME", str(tmp_path))
+    uncached = clearline.load(FORMATS / "hibiki", quantize="q4").programs.weights
+    monkeypatch.setattr("clearline.app._CACHED_FROM_BYTES", 0)
+    first = clearline.load(FORMATS / "hibiki", quantize="q4")
+    assert "to q4, once, into" in capfd.readouterr().err
+    (made,) = tmp_path.glob("converted/hibiki-q4-*/model.q4.safetensors")
+    stamp = made.stat().st_mtime_ns
+    second = clearline.load(FORMATS / "hibiki", quantize="q4")
+    assert made.stat().st_mtime_ns == stamp and not capfd.readouterr().err
+    for name, weight in uncached.items():
+        for found in (first.programs.weights[name], second.programs.weights[name]):
+            np.testing.assert_array_equal(found.dense(np.float32), weight.dense(np.float32))
+            assert not weight.bits or not found.data.flags.writeable  # the file itself
 
 
 def test_transformers_come_apart(tmp_path):

@@ -13,7 +13,7 @@ from helpers.command import command
 import clearline
 from clearline.app import model_folder
 from clearline.checkpoint import open_checkpoint
-from clearline.checkpoint.convert import cached
+from clearline.checkpoint.cache import cached
 from clearline.checkpoint.hub import home, model_path
 from clearline.errors import CheckpointError
 

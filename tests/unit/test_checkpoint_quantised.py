@@ -80,6 +80,19 @@ def test_mlx_files_mean_code_times_scale_plus_bias(seed, bits, group, biased, tm
     np.testing.assert_allclose(folded["text_linear.weight"].read().dense(np.float64), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_codes_in_bytes_have_8_bits_whatever_the_others_have(tmp_path):
+    """As `clearline convert` writes them into q4 files."""
+    rng = np.random.default_rng(1)
+    bytes_, words = rng.integers(0, 256, (3, 64), np.uint8), rng.integers(0, 2**32, (5, 8), np.uint32)
+    scales = {f"{name}.scales": np.ones((rows, 2), np.float32) for name, rows in (("linears.0", 3), ("text_linear", 5))}
+    codes = {"linears.0.weight": bytes_, "text_linear.weight": words}
+    save_file({"out_norm.weight": np.ones(64, np.float32)} | codes | scales, tmp_path / "m.safetensors")
+    folded = fold(tmp_path, open_tensors(tmp_path / "m.safetensors"))
+    assert folded["linears.0.weight"].shape == (3, 64) and folded["text_linear.weight"].shape == (5, 64)
+    np.testing.assert_array_equal(folded["linears.0.weight"].read().dense(np.float32), bytes_ - np.float32(128))
+    assert folded["text_linear.weight"].read().bits == 4
+
+
 @pytest.mark.parametrize("change", ["no scales' weight", "three bits", "biases of another shape", "group of 7"])
 def test_quantised_tensors_that_do_not_fit(change, tmp_path):
     tensors = {

@@ -6,7 +6,7 @@ import pytest
 
 from clearline.config.named import named_model
 from clearline.errors import BackendError
-from clearline.generate.memory import check_memory, needed_bytes, session_bytes
+from clearline.generate.memory import check_lanes, check_memory, needed_bytes, session_bytes
 
 NAMED = named_model("pytorch:moshi_7b_202409")
 assert NAMED is not None
@@ -62,3 +62,52 @@ def test_loading_looks_before_it_reads(monkeypatch):
     monkeypatch.setattr("clearline.app.Model", lambda *given: pytest.fail("a model was made"))
     with pytest.raises(BackendError, match=r"this model needs 0\.7 GB on cpu in float32, and 0\.0 GB are free"):
         clearline.load("nano", backend="torch")
+
+
+def test_how_many_conversations_fit_beside_a_7b_on_a_card():
+    free = 80_000_000_000 - 16_100_000_000
+    check_lanes(SEVEN, 40, "cuda", "bfloat16", free)
+    check_lanes(SEVEN, 1000, "cpu", "float32", None)
+    with pytest.raises(BackendError, match=r"64 conversations need 100\.7 GB .* on cuda in bfloat16, and 63\.9 GB .* 40 would fit"):
+        check_lanes(SEVEN, 64, "cuda", "bfloat16", free)
+
+
+def test_a_batch_looks_before_it_allocates(monkeypatch):
+    pytest.importorskip("torch")
+    import clearline
+    from clearline.backends.torch_run import Torch
+
+    model = clearline.load("nano", backend="torch")
+    monkeypatch.setattr(Torch, "free_bytes", lambda self: 3 * session_bytes(model.config, "float32"))
+    monkeypatch.setattr(Torch, "lanes", lambda *given, **named: pytest.fail("memory was taken"))
+    with pytest.raises(BackendError, match=r"4 conversations need .*; 3 would fit"):
+        model.lanes(4)
+
+
+@pytest.mark.parametrize(
+    ("info", "free"),
+    [
+        ({"max_recommended_working_set_size": 22_000, "memory_size": 32_000}, 21_000),  # Metal
+        ({"total_memory": 80_000, "free_memory": 70_000}, 70_000),  # CUDA
+        ({"total_memory": 80_000}, 79_000),
+        ({"device_name": "something new"}, None),
+    ],
+)
+def test_what_mlx_says_of_a_gpus_memory(monkeypatch, info, free):
+    mx = pytest.importorskip("mlx.core")
+    from clearline.backends.mlx_devices import free_memory
+
+    monkeypatch.setattr(mx, "device_info", lambda: info, raising=False)
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 1000)
+    assert free_memory("metal") == free and free_memory("cpu") is None
+
+
+def test_loading_on_a_mac_looks_before_it_reads(monkeypatch):
+    pytest.importorskip("mlx.core")
+    import clearline
+    from clearline.backends.mlx_run import Mlx
+
+    monkeypatch.setattr(Mlx, "free_bytes", lambda self: 1000)
+    monkeypatch.setattr("clearline.app.Model", lambda *given: pytest.fail("a model was made"))
+    with pytest.raises(BackendError, match=r"this model needs 0\.7 GB on cpu in float32, and 0\.0 GB are free"):
+        clearline.load("nano", backend="mlx/cpu")

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import cast
 
-from clearline.backends.wanted import DTYPES, BackendModule, Wanted
+from clearline.backends.wanted import DEVICES, DTYPES, BackendModule, Wanted, is_device, known_device
 from clearline.errors import BackendError
 from clearline.ops import Backend
 
@@ -89,10 +89,17 @@ def open_backend(name: str, wanted: Wanted, model_bytes: int | None = None) -> B
 
 
 def specified(name: str, wanted: Wanted = _ANY) -> tuple[str, Wanted]:
-    """ "torch/cuda:1/bfloat16" is the backend torch, wanted on that device in that dtype."""
+    """ "torch/cuda:1/bfloat16" is the backend torch, wanted on that device in that dtype.
+
+    Raises BackendError for what is neither, and for a device that no machine has.
+    """
     name, *parts = name.split("/")
     for part in parts:
+        if part not in DTYPES and not is_device(part):
+            raise BackendError(f"{part!r} is no device ({DEVICES}) and no float type ({', '.join(DTYPES)})")
         wanted = replace(wanted, dtype=part) if part in DTYPES else replace(wanted, device=part)
+    if wanted.device is not None:
+        known_device(wanted.device)
     return name, wanted
 
 
@@ -104,10 +111,11 @@ def get_backend(name: str, threads: int | None = None, device: str | None = None
 def choose(model_bytes: int | None = None, device: str | None = None) -> Choice:
     """The backend for a language model of `model_bytes` (None: a large one), from what is installed.
 
-    Nothing is imported, unless there is an accelerator whose library has to be asked.
+    Nothing is imported, unless there is an accelerator whose library has to be asked. Raises BackendError for a device that no
+    machine has.
     """
     if device not in (None, "cpu"):
-        owner = "torch" if device.startswith(("cuda", "mps")) else "mlx"
+        owner = "torch" if known_device(device).startswith(("cuda", "mps")) else "mlx"
         return Choice(owner, device, f"--device {device} is a device of {owner}")
     if device == "cpu":
         return Choice("onnx", None, "the fastest on a CPU")

@@ -38,7 +38,8 @@ def checked_device(wanted: Wanted) -> tuple[str, str]:
     """The device to use, and why it is the CPU where nobody asked for that. Raises BackendError when it is not to be had."""
     name, fault = gpu()
     only("mlx", wanted, ("metal", "cuda", "cpu"), tuple(DTYPES))
-    other = "" if wanted.device in (None, "cpu", name) else f"this is MLX for {name}"
+    theirs = "Metal needs a Mac" if name == "cuda" else "CUDA needs an NVIDIA card, and this is a Mac"
+    other = "" if wanted.device in (None, "cpu", name) else theirs
     if wanted.device not in (None, "cpu") and (fault or other):
         said = other or fault
         raise BackendError(
@@ -47,6 +48,18 @@ def checked_device(wanted: Wanted) -> tuple[str, str]:
     if wanted.device is not None or not fault:
         return wanted.device or name, ""
     return "cpu", f"mlx runs on the CPU: {fault}. With --device cpu this is not said; --backend onnx is faster"
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that weights and state may still take; None where nobody says. A Mac's GPU shares the machine's memory: Metal
+    recommends how much of it to use."""
+    if device == "cpu":
+        return None
+    info = mx.device_info() if hasattr(mx, "device_info") else mx.metal.device_info()
+    if (free := info.get("free_memory")) is not None:
+        return int(free)
+    most = info.get("max_recommended_working_set_size") or info.get("total_memory")
+    return None if not most else max(0, int(most) - mx.get_active_memory())
 
 
 def memory_message(device: str, error: Exception) -> str:

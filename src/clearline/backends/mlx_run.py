@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from clearline.backends.mlx_devices import DTYPES, checked_device, memory_message
+from clearline.backends.mlx_devices import DTYPES, checked_device, free_memory, memory_message
 from clearline.backends.mlx_devices import devices as devices
 from clearline.backends.mlx_ops import MlxOps, RingArrays
 from clearline.backends.mlx_state import MlxRing
@@ -50,6 +50,11 @@ class _MlxProgram:
 
     def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._backend.active():
+            return self._backend.now(self.later(state, inputs), [state])
+
+    def later(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray | mx.array]) -> dict[str, mx.array]:
+        """As `run`, with nothing computed yet: outputs and leaves wait for `Mlx.now`. Inputs may wait as well."""
+        with self._backend.active():
             given = {name: self._array(inputs[name], spec.ids) for name, spec in self._inputs.items()}
             outputs, new = self._call({path: self._leaf(state[path], kind) for path, kind in self._state.items()}, given)
             # The old arrays are let go before anything is computed, so that rings are written where they are.
@@ -58,11 +63,11 @@ class _MlxProgram:
                     state[path].k, state[path].v = leaf
                 else:
                     state[path] = leaf
-            mx.eval(outputs, new)
-            return {name: _numpy(array) for name, array in outputs.items()}
+            return outputs
 
-    def _array(self, array: np.ndarray, ids: bool) -> mx.array:
-        return mx.array(np.ascontiguousarray(array), mx.int64 if ids else self._backend.float)
+    def _array(self, array: np.ndarray | mx.array, ids: bool) -> mx.array:
+        kind = mx.int64 if ids else self._backend.float
+        return array.astype(kind) if isinstance(array, mx.array) else mx.array(np.ascontiguousarray(array), kind)
 
     def _leaf(self, leaf: Leaf, kind: str) -> Any:
         if kind == "ring":
@@ -75,7 +80,7 @@ class Mlx:
     """The backend object. Weights laid out for MLX are shared between the programs of one model."""
 
     name = "mlx"
-    draws = True  # tokens too, see clearline.generate.guess: an evaluation waits for the device
+    lazy = True  # it draws tokens too: see clearline.generate.guess and .whole_frame
 
     def __init__(self, device: str = "cpu", dtype: str = "float32", compiled: bool | None = None) -> None:
         """`compiled`: fuse operations with `mx.compile`; on a GPU unless told otherwise, see below."""
@@ -99,6 +104,10 @@ class Mlx:
                 raise BackendError(memory_message(self.device, error)) from error
             raise
 
+    def free_bytes(self) -> int | None:
+        """Bytes free on the device; None where nobody says."""
+        return free_memory(self.device)
+
     def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
         leaves: dict[str, Leaf] = {}
         with self.active():
@@ -108,8 +117,14 @@ class Mlx:
                     leaves[spec.path] = MlxRing(spec, self.float, np.nan if self.device == "cpu" else 0.0)
                 else:
                     leaves[spec.path] = mx.zeros(spec.shape, mx.int64 if spec.kind == "position" else self.float)
-            mx.eval([(leaf.k, leaf.v) if isinstance(leaf, MlxRing) else leaf for leaf in leaves.values()])
+            mx.eval(_arrays(leaves))
         return leaves
+
+    def now(self, outputs: Mapping[str, mx.array], states: Iterable[Mapping[str, Leaf]]) -> dict[str, np.ndarray]:
+        """Compute what steps have left to be computed, in one evaluation: the outputs for NumPy, the states for the next steps."""
+        with self.active():
+            mx.eval(dict(outputs), [_arrays(state) for state in states])
+            return {name: _numpy(array) for name, array in outputs.items()}
 
     def compile(
         self,
@@ -133,6 +148,10 @@ def make(wanted: Wanted) -> Backend:
 @cache
 def _say_once(what: str) -> None:
     logging.getLogger(__name__).warning(what)
+
+
+def _arrays(state: Mapping[str, Leaf]) -> list[Any]:
+    return [(leaf.k, leaf.v) if isinstance(leaf, MlxRing) else leaf for leaf in state.values() if not isinstance(leaf, np.ndarray)]
 
 
 def _whole(array: mx.array) -> bool:

@@ -6,8 +6,11 @@ from typing import Literal
 import numpy as np
 
 from clearline.ops import Weight
+from clearline.ops.weight import pack
 
-Layout = Literal["as stored", "transposed", "vector", "half norm", "codes", "scales", "offsets", "taps", "spread", "channelwise"]
+Layout = Literal[
+    "as stored", "transposed", "vector", "half norm", "codes", "scales", "zeros", "offsets", "taps", "spread", "channelwise"
+]
 
 
 def arrange(weight: Weight, layout: Layout) -> np.ndarray:
@@ -18,6 +21,10 @@ def arrange(weight: Weight, layout: Layout) -> np.ndarray:
     if layout == "scales":
         assert weight.scale is not None
         return np.ascontiguousarray(weight.scale, np.float32).reshape(-1)
+    if layout == "zeros":  # a row's zero points packed like codes, its last byte filled up
+        zeros = weight.zero_points()
+        assert zeros is not None
+        return pack(np.pad(zeros, ((0, 0), (0, zeros.shape[1] * weight.bits // 4 % 2))), weight.bits)
     if layout == "offsets":  # [out, groups] -> [groups, out]
         assert weight.bias is not None and weight.scale is not None
         return np.ascontiguousarray((weight.bias + np.float32(weight.zero) * weight.scale).T, np.float32)
@@ -57,6 +64,8 @@ def layout_shape(weight: Weight, layout: Layout) -> tuple[int, ...]:
             return (out, rest[0] // weight.group, weight.group * weight.bits // 8)
         case "scales":
             return (out * rest[0] // weight.group,)
+        case "zeros":
+            return (out, -(-rest[0] // weight.group * weight.bits // 8))
         case "offsets":
             return (rest[0] // weight.group, out)
     return weight.shape

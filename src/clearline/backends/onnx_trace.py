@@ -8,8 +8,10 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from clearline.backends.onnx_attention import InPlaceEdges, RingEdges, RowEdges
+from clearline.backends.onnx_graph import Edge
 from clearline.backends.onnx_layout import Layout, layout_shape
-from clearline.backends.onnx_ops import Edge, InPlaceEdges, RingEdges, RowEdges, TraceOps
+from clearline.backends.onnx_ops import TraceOps
 from clearline.ops import InputSpec, State, StateSpec, StepFunction, Weight, Weights, as_ops
 
 OPSET = 22
@@ -117,9 +119,10 @@ def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.Node
 def _external(name: str, weight: Weight, layout: Layout) -> onnx.TensorProto:
     """An initializer without data: ONNX Runtime is handed the memory when the session is made."""
     shape = layout_shape(weight, layout)
-    kind = TensorProto.UINT8 if layout == "codes" else TensorProto.FLOAT
+    packed = layout in ("codes", "zeros")
+    kind = TensorProto.UINT8 if packed else TensorProto.FLOAT
     tensor = TensorProto(name=name, data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
-    size = math.prod(shape) * (1 if layout == "codes" else 4)
+    size = math.prod(shape) * (1 if packed else 4)
     for key, value in (("location", "in memory"), ("offset", "0"), ("length", str(size))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value

@@ -15,7 +15,10 @@ from clearline.ops import Weight
 
 
 class TorchOps:
-    """See `clearline.ops.Ops` for what each operation means. One instance serves one step: it remembers what layers share."""
+    """See `clearline.ops.Ops` for what each operation means. One instance remembers, for a position tensor, what layers share.
+
+    So it serves one step; or one whose position is the same tensor every time, and never changes.
+    """
 
     def __init__(self, weights: TorchWeights) -> None:
         self._weights = weights
@@ -46,8 +49,7 @@ class TorchOps:
     # -- arithmetic -----------------------------------------------------------------------------
 
     def embed(self, ids: Tensor, table: Weight) -> Tensor:
-        rows = functional.embedding(ids.clamp(min=0), self._weights.dense(table))
-        return rows.masked_fill((ids == -1).unsqueeze(-1), 0.0)
+        return functional.embedding(ids + 1, self._weights.table(table))
 
     def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
         return self._weights.linear(weight)(x, None if bias is None else self._weights.dense(bias))
@@ -82,7 +84,7 @@ class TorchOps:
         return x + self._weights.dense(bias)
 
     def nearest_code(self, x: Tensor, codebook: Weight) -> Tensor:
-        c = self._weights.dense(codebook)
+        c = self._weights.table(codebook)[1:]
         return torch.argmin(self._weights.half_norms(codebook) - x @ c.T, -1)
 
     # -- positions ------------------------------------------------------------------------------

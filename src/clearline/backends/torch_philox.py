@@ -46,25 +46,25 @@ def philox(key: Tensor, frame: Tensor, stream: Tensor, block: Tensor) -> Tensor:
     even = torch.stack([block.expand(shape), frame[:, None].expand(shape)])
     odd = torch.stack([torch.zeros_like(even[0]), stream.expand(shape)])
     key = key.T[:, :, None]
-    multiplier, weyl = _constants(str(block.device))
+    multiplier, halves, weyl = _constants(str(block.device))
     for number in range(_ROUNDS):
         if number:
             key = key + weyl
-        high, low = _product(even, multiplier)
+        high, low = _product(even, multiplier, halves)
         even, odd = high.flip(0) ^ odd ^ key, low.flip(0)
     return torch.stack([even[0], odd[0], even[1], odd[1]], -1).reshape(shape[0], -1)
 
 
 @cache
-def _constants(device: str) -> tuple[Tensor, Tensor]:
-    """Multipliers and Weyl constants, [2, 1, 1]."""
+def _constants(device: str) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """Multipliers, their high and low halves, and Weyl constants, [2, 1, 1]."""
     first, second = (torch.tensor([[[as_bits(x)]] for x in pair], device=device) for pair in (_MULTIPLIERS, _WEYL))
-    return first, second
+    return first, ((first >> 32) & _LOW, first & _LOW), second
 
 
-def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The high and the low 64 bits of an unsigned product, from products of 32-bit halves."""
-    a_high, a_low, b_high, b_low = (a >> 32) & _LOW, a & _LOW, (b >> 32) & _LOW, b & _LOW
+def _product(a: Tensor, b: Tensor, halves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The high and the low 64 bits of an unsigned product, from products of 32-bit halves; `halves` are those of b."""
+    a_high, a_low, (b_high, b_low) = (a >> 32) & _LOW, a & _LOW, halves
     first = a_high * b_low + ((a_low * b_low >> 32) & _LOW)
     second = a_low * b_high + (first & _LOW)
     return a_high * b_high + ((first >> 32) & _LOW) + ((second >> 32) & _LOW), a * b

@@ -82,11 +82,19 @@ class Torch:
         return TorchProgram(self, step, weights, inputs)
 
     def call(
-        self, step: StepFunction, weights: Weights, state: Mapping[str, Leaf], inputs: Mapping[str, Tensor]
+        self,
+        step: StepFunction,
+        weights: Weights,
+        state: Mapping[str, Leaf],
+        inputs: Mapping[str, Tensor],
+        ops: TorchOps | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Leaf]]:
-        """One step on tensors, which stay on the device: its outputs, and the leaves it leaves (rings are written in place)."""
+        """One step on tensors, which stay on the device: its outputs, and the leaves it leaves (rings are written in place).
+
+        `ops`: operations that remember an earlier call at the same position.
+        """
         view = State(dict(state))
-        outputs: dict[str, Any] = step(as_ops(TorchOps(self.weights)), weights, view, inputs)
+        outputs: dict[str, Any] = step(as_ops(ops or TorchOps(self.weights)), weights, view, inputs)
         return outputs, view.new
 
     def tensor(self, array: np.ndarray, ids: bool) -> Tensor:

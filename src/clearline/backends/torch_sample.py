@@ -1,6 +1,7 @@
 """`clearline.generate.sampler` for a batch of lanes on the device: the same rules in float64, each lane with its own settings."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ class LaneSampling:
 
     def __init__(self, lanes: int, device: torch.device) -> None:
         self._values = torch.zeros(7, lanes, dtype=torch.float64, device=device)
-        self.divisor, self.ranks, self.mass, self.margin, self.penalty, self.history, self.bonus = self._values[..., None]
+        self.divisor, self.ranks, self.mass, self.least, self.penalty, self.history, self.bonus = self._values[..., None]
         self.warm = torch.zeros(lanes, 1, dtype=torch.bool, device=device)
 
     def set(self, lane: int, how: Sampling) -> None:
@@ -24,7 +25,7 @@ class LaneSampling:
                 how.temperature or 1.0,
                 how.top_k or off,
                 how.top_p if 0 < how.top_p < 1 else off,
-                math.log(how.min_p) if how.min_p > 0 else -off,
+                how.min_p or math.ulp(0.0),  # what is 0 beside the best has no chance anyway
                 how.repetition_penalty,
                 how.repetition_context,
                 how.padding_bonus,
@@ -42,19 +43,27 @@ def sample(
     logits [B, card] of any float type; noise Exp(1) float64 [B, card]; `padding` is the id of the padding bonus; `spoken`
     int64 [B, R] the spoken text tokens, the newest last, -1 where there is none.
     """
-    given = logits.double()
-    sound = torch.isfinite(given).all(-1)
-    scores = torch.where(sound[:, None], given, 0.0)
+    scores = logits.double()
+    total = scores.sum(-1)
+    sound = total - total == 0
     if spoken is not None:
         scores = _penalised(scores, how, spoken)
     scores = torch.where(how.warm, (scores - scores.amax(-1, keepdim=True)) / how.divisor, scores)
     if padding is not None:
         scores[:, padding : padding + 1] += how.bonus
-    greedy = scores.argmax(-1)
-    kept = _kept(scores, how)
-    best = scores.masked_fill(~kept, -torch.inf).amax(-1, keepdim=True)
-    drawn = (torch.exp(scores - best) / noise).masked_fill(~kept, -1.0).argmax(-1)
-    return torch.where(how.warm[:, 0], drawn, greedy), sound
+    # Stable: of equal scores the lowest id comes first, and so is kept first. From here on ids are in this order.
+    ordered, order = torch.sort(scores, stable=True, descending=True)
+    p = torch.where(_ranks(scores.shape[1], scores.device) < how.ranks, torch.exp(ordered - ordered[:, :1]), 0.0)
+    share = p / p.sum(-1, keepdim=True)
+    kept = (share.cumsum(-1) - share <= how.mass) & (p >= how.least)
+    drawn = torch.where(kept, p / noise.gather(1, order), -1.0).argmax(-1, keepdim=True)
+    # Greedily it is the first.
+    return order.gather(1, drawn * how.warm)[:, 0], sound
+
+
+@cache
+def _ranks(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device)
 
 
 def _penalised(scores: Tensor, how: LaneSampling, spoken: Tensor) -> Tensor:
@@ -66,14 +75,3 @@ def _penalised(scores: Tensor, how: LaneSampling, spoken: Tensor) -> Tensor:
     recent = torch.zeros(scores.shape[0], size + 1, dtype=torch.bool, device=scores.device)
     recent = recent.scatter(1, torch.where(known, spoken, size), torch.ones_like(known))[:, :size]
     return torch.where(recent, torch.where(scores >= 0, scores / how.penalty, scores * how.penalty), scores)
-
-
-def _kept(scores: Tensor, how: LaneSampling) -> Tensor:
-    """Which ids survive top-k, then top-p, then min-p: bool [B, card]."""
-    # Stable: of equal scores the lowest id comes first, and so is kept first.
-    ordered, order = torch.sort(scores, stable=True, descending=True)
-    kept = torch.arange(scores.shape[1], device=scores.device) < how.ranks
-    p = torch.exp(ordered - ordered[:, :1]).masked_fill(~kept, 0.0)
-    p = p / p.sum(-1, keepdim=True)
-    kept = kept & (p.cumsum(-1) - p <= how.mass) & (ordered >= ordered[:, :1] + how.margin)
-    return torch.zeros_like(kept).scatter(1, order, kept)

@@ -25,6 +25,10 @@ class TorchWeights:
         """As stored, dequantised where needed."""
         return self._once(weight, "dense", lambda: self._tensor(weight))
 
+    def table(self, weight: Weight) -> Tensor:
+        """A row of zeros, then the rows: what is looked up at id + 1."""
+        return self._once(weight, "table", lambda: torch.nn.functional.pad(self._tensor(weight), (0, 0, 1, 0)))
+
     def linear(self, weight: Weight) -> Linear:
         """What multiplies by a matrix [out, in], dense or quantised."""
         return self._once(weight, "linear", lambda: linear(weight, self.dense, self.device, self.dtype))

@@ -1,5 +1,6 @@
 """What is asked of a backend, and what it says about the machine: words that the backends and their choice share."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +41,21 @@ class BackendModule(Protocol):
 
     def make(self, wanted: Wanted) -> Backend:
         """A backend. Raises BackendError for a device or dtype that is not to be had."""
+
+
+DEVICES = "cpu, mps, cuda, cuda:1 and so on, metal"
+
+
+def is_device(name: str) -> bool:
+    """Whether some backend on some machine has a device of that name."""
+    return re.fullmatch(r"cpu|mps|metal|cuda(:\d{1,3})?", name) is not None
+
+
+def known_device(name: str) -> str:
+    """The name of a device that some machine has; BackendError for any other."""
+    if not is_device(name):
+        raise BackendError(f"there is no device {name!r}; known: {DEVICES}")
+    return name
 
 
 def only(name: str, wanted: Wanted, devices: Sequence[str], dtypes: Sequence[str], caches: Sequence[str] = ()) -> None:

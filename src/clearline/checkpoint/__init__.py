@@ -2,6 +2,6 @@
 
 from clearline.checkpoint.folder import Checkpoint, open_checkpoint, read_mimi
 from clearline.checkpoint.hub import model_path
-from clearline.checkpoint.names import is_linear
+from clearline.checkpoint.names import is_linear, linear_bits
 
-__all__ = ["Checkpoint", "is_linear", "model_path", "open_checkpoint", "read_mimi"]
+__all__ = ["Checkpoint", "is_linear", "linear_bits", "model_path", "open_checkpoint", "read_mimi"]

@@ -15,23 +15,22 @@ from clearline.checkpoint.condition import CONDITIONER_PREFIX
 from clearline.checkpoint.files import member, open_tensors, read_json, shards
 from clearline.checkpoint.folder import Checkpoint
 from clearline.checkpoint.gguf_blocks import BLOCK, block_kind, blocks
-from clearline.checkpoint.hub import home
 from clearline.checkpoint.layouts import LAYOUTS, Layout, file_names
 from clearline.checkpoint.lazy import Lazy, LazyWeights, release_pages
-from clearline.checkpoint.names import is_linear
-from clearline.checkpoint.safetensors import file_hash
+from clearline.checkpoint.names import is_linear, linear_bits
+from clearline.checkpoint.safetensors import file_hash, spelling
 from clearline.checkpoint.writer import GGUF_ALIGNMENT, Entry, Unit, locked, write, write_text
 from clearline.config.kyutai import MOSHI_7B, parse_checkpoint
 from clearline.config.raw import to_raw
 from clearline.errors import CheckpointError, ConfigError
 from clearline.ops import Weight
+from clearline.ops.rounding import GROUP, affine, rounded
 from clearline.ops.weight import quantise
 
 Precision = Literal["q8", "q4", "bf16", "f32"]
 _BITS = {"q8": 8, "q4": 4}
 # What moshi_mlx's own programs expect in files of these names.
 _MLX_GROUP = {8: 64, 4: 32}
-_GROUP = 32
 _IN_BLOCKS = ("candle", "moshi.cpp")
 CODEC, CODEC_CONFIG = "mimi.safetensors", "mimi_config.json"
 MANIFEST = "clearline.json"
@@ -60,10 +59,11 @@ def convert(
 ) -> Converted:
     """Write a complete model folder; see `writer.write` for what a kill leaves behind. Raises ClearlineError.
 
-    Quantised: linears and output heads in symmetric groups of 32 with float32 scales, as `load(quantize=...)` makes them,
-    embeddings and norms as they were. For Candle and moshi.cpp, GGUF with blocks of 32: Q8_0, Q4_0 and, for asymmetric codes
-    that are kept, Q4_1; scales in float16. In the mlx layout, what `mlx.nn.quantize` would hold quantised: every linear and
-    embedding, groups of 64 (q8) or 32 (q4), bfloat16 scales and biases. Codes that are already in the wanted form are kept.
+    Quantised: linears and output heads in groups of 32, as `load(quantize=...)` makes them (8 bits: symmetric with float32 scales;
+    4 bits: bfloat16 scales and biases; `linear_bits` says which has which), embeddings and norms as they were. For Candle and
+    moshi.cpp, GGUF with blocks of 32: Q8_0, Q4_0 and, for asymmetric codes that are kept, Q4_1; scales in float16. In the mlx
+    layout, what `mlx.nn.quantize` would hold quantised: every linear and embedding, groups of 64 (q8) or 32 (q4), bfloat16
+    scales and biases. Codes that are already in the wanted form are kept.
 
     An earlier result is found again by its hash. With `weights_only`, codec and tokenizer are left out, and its size and
     time are enough.
@@ -80,7 +80,7 @@ def convert(
     if gguf:
         units = [replace(unit, alignment=GGUF_ALIGNMENT) for unit in units]
     _make_folder(folder, checkpoint, sum(unit.nbytes for unit in units))
-    key = _key(checkpoint, precision, layout)
+    key = conversion_key(checkpoint, precision, layout)
     with locked(folder / _LOCK):
         done = _finished(folder, name, key, weights_only)
         if done is not None:
@@ -111,8 +111,8 @@ def _units(checkpoint: Checkpoint, source: LazyWeights, precision: Precision, la
             yield _mlx_unit(target, name, source, bits)
         elif bits and layout in _IN_BLOCKS and shape[-1] % BLOCK == 0 and (_has_codes(tensor, bits) or is_linear(name)):
             yield _block_unit(target, name, source, bits)
-        elif bits and layout == "kyutai" and (_has_codes(tensor, bits) or (is_linear(name) and shape[1] % _GROUP == 0)):
-            yield _quantised_unit(target, name, source, bits)
+        elif bits and layout == "kyutai" and (_has_codes(tensor, bits) or (is_linear(name) and shape[1] % GROUP == 0)):
+            yield _quantised_unit(target, name, source, bits if _has_codes(tensor, bits) else linear_bits(name, bits))
         else:
             kept = name.startswith(CONDITIONER_PREFIX)  # Kyutai computes conditions in float32, whatever the model's precision
             yield _dense_unit(target, name, source, shape, tensor.kind if kept else _dense_dtype(tensor, precision))
@@ -146,25 +146,25 @@ def _dense_unit(target: str, name: str, source: LazyWeights, shape: tuple[int, .
 
 
 def _quantised_unit(target: str, name: str, source: LazyWeights, bits: int) -> Unit:
-    """Kyutai's name with uint32 codes, float32 scales and, for groups that came asymmetric, biases."""
+    """Kyutai's name with codes (8 bits: uint8 [out, in]; 4: uint32, eight a word), scales and, for asymmetric groups, biases."""
     tensor = source.tensors[name]
     out, width = tensor.shape
-    # Only reading tells how wide the groups of kept codes are, and whether they have biases: small things, read now.
-    sample = source[name].rows(0, 1) if _has_codes(tensor, bits) else None
-    group = sample.group if sample is not None and sample.bits == bits else _GROUP
-    biased = sample is not None and sample.bits == bits and sample.bias is not None
+    # Only reading tells how kept codes are grouped. Nothing else may be read already: a LoRA would be fused for it.
+    stored = source[name].rows(0, 1) if _has_codes(tensor, bits) else None
+    kept = stored is not None and stored.bits == bits
+    sample = stored if stored is not None and kept else rounded(Weight(name, np.zeros((1, width), np.float32)), bits)
     base = target.removesuffix(".weight")
-    entries = [Entry(f"{base}.weight", "U32", (out, width * bits // 32)), Entry(f"{base}.scales", "F32", (out, width // group))]
-    if biased:
-        entries.append(Entry(f"{base}.biases", "F32", (out, width // group)))
+    words = np.dtype({8: "u1", 4: "<u4"}[bits])
+    entries = [Entry(f"{base}.weight", spelling(words), (out, width * bits // 8 // words.itemsize))]
+    for part, array in (("scales", sample.scale), ("biases", sample.bias)):
+        if array is not None:
+            entries.append(Entry(f"{base}.{part}", spelling(array.dtype), (out, array.shape[1])))
 
     def make() -> list[np.ndarray]:
         release_pages()
-        weight = source[name]
-        if weight.bits != bits or weight.group != group:
-            weight = quantise(weight, bits, group)
-        arrays = [np.ascontiguousarray(weight.data).view("<u4"), _scale(weight)]
-        return [*arrays, np.asarray(weight.bias, np.float32)] if biased else arrays
+        weight = source[name] if kept else rounded(source[name], bits)
+        arrays = [np.ascontiguousarray(weight.data).view(words), weight.scale, weight.bias]
+        return [array for array in arrays if array is not None]
 
     return Unit(tuple(entries), make)
 
@@ -201,25 +201,20 @@ def _mlx_unit(target: str, name: str, source: LazyWeights, bits: int) -> Unit:
     def make() -> list[np.ndarray]:
         release_pages()
         weight = source[name]
-        if weight.bits == bits and weight.group == group and weight.bias is not None:
-            codes, scale, bias = weight.data, _scale(weight), weight.bias
-        else:
-            codes, scale, bias = _affine(weight, bits, group)
-        return [np.ascontiguousarray(codes).view("<u4"), scale.astype(ml_dtypes.bfloat16), bias.astype(ml_dtypes.bfloat16)]
+        if weight.bits != bits or weight.group != group or weight.bias is None:
+            weight = affine(weight, group) if bits == 4 else _whole_offsets(weight, bits, group)
+        assert weight.scale is not None and weight.bias is not None
+        heads = (weight.scale.astype(ml_dtypes.bfloat16), weight.bias.astype(ml_dtypes.bfloat16))
+        return [np.ascontiguousarray(weight.data).view("<u4"), *heads]
 
     return Unit(entries, make)
 
 
-def _affine(weight: Weight, bits: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Symmetric groups whose scales are bfloat16 from the start, so that codes are rounded for the scales that are stored."""
-    rounded = quantise(weight, bits, group, scale_dtype=ml_dtypes.bfloat16)
-    scale = _scale(rounded)
-    return rounded.data, scale, -scale * np.float32(rounded.zero)
-
-
-def _scale(weight: Weight) -> np.ndarray:
+def _whole_offsets(weight: Weight, bits: int, group: int) -> Weight:
+    """Symmetric groups as affine ones. Scales are bfloat16 from the start, so that codes are rounded for those that are stored."""
+    weight = quantise(weight, bits, group, scale_dtype=ml_dtypes.bfloat16)
     assert weight.scale is not None
-    return np.asarray(weight.scale, np.float32)
+    return replace(weight, bias=-weight.scale * np.float32(weight.zero))
 
 
 def _config(checkpoint: Checkpoint, name: str, folder: Path) -> dict[str, Any]:
@@ -261,27 +256,18 @@ def _write_codec(checkpoint: Checkpoint, folder: Path) -> None:
     prefix = "audio_encoder."
     tensors = {n.removeprefix(prefix): t for n, t in open_tensors(checkpoint.lm_path).items() if n.startswith(prefix)}
     units = [Unit((Entry(name, t.kind, t.shape),), lambda t=t: [t.read().data]) for name, t in tensors.items()]  # type: ignore[misc]
-    write(folder / CODEC, units, _key(checkpoint, "as stored", "transformers"))
+    write(folder / CODEC, units, conversion_key(checkpoint, "as stored", "transformers"))
     raw = read_json(checkpoint.folder / "config.json")["audio_encoder_config"] | {"model_type": "mimi"}
     write_text(folder / CODEC_CONFIG, json.dumps(raw, indent=2) + "\n")
 
 
-def _key(checkpoint: Checkpoint, precision: str, layout: str) -> str:
+def conversion_key(checkpoint: Checkpoint, precision: str, layout: str) -> str:
     """What the result depends on; file times stand for contents, which would take as long to hash as to convert."""
     files = shards(checkpoint.lm_path)
     if checkpoint.config.lora is not None:
         files.append(member(checkpoint.folder, checkpoint.config.lora.name))
     facts = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    return hashlib.sha256(json.dumps([facts, repr(checkpoint.config), precision, layout, 1]).encode()).hexdigest()
-
-
-def cached(
-    checkpoint: Checkpoint, precision: Precision, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> Checkpoint:
-    """The checkpoint with its language model quantised into Clearline's own folder, made there if it is not yet."""
-    folder = home() / "converted" / f"{checkpoint.folder.resolve().name}-{precision}-{_key(checkpoint, precision, 'kyutai')[:12]}"
-    result = convert(checkpoint, folder, precision, on_progress=on_progress, weights_only=True)
-    return replace(checkpoint, lm_path=result.weights, config=replace(checkpoint.config, lora=None), _hashes={})
+    return hashlib.sha256(json.dumps([facts, repr(checkpoint.config), precision, layout, 2]).encode()).hexdigest()
 
 
 def _stat(path: Path) -> list[int]:

@@ -30,6 +30,12 @@ def open_tensors(path: Path) -> dict[str, Lazy]:
     raise CheckpointError(f"{path}: weights are read from .safetensors, {INDEX} and .gguf files, not from {path.suffix or 'this'}")
 
 
+def pickled(folder: Path) -> Path | None:
+    """The largest pickle of a folder: the weights of an older package, where nothing readable lies beside it."""
+    found = [path for path in folder.iterdir() if path.suffix in _PICKLES and path.is_file()]
+    return max(found, key=lambda path: path.stat().st_size, default=None)
+
+
 def shards(path: Path) -> list[Path]:
     """The files that hold a checkpoint's tensors: the file itself, or those its index lists."""
     if not path.name.endswith(INDEX):

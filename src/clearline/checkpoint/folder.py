@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clearline.checkpoint import fit
 from clearline.checkpoint.condition import CONDITIONER_PREFIX, conditioned, early_end_as_padding
-from clearline.checkpoint.files import INDEX, member, open_tensors, read_json, shards
+from clearline.checkpoint.files import INDEX, member, open_tensors, pickled, read_json, shards
 from clearline.checkpoint.hub import hub_file
 from clearline.checkpoint.lazy import Lazy, LazyWeights
 from clearline.checkpoint.names import lm_naming
@@ -130,6 +130,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             mimi = parse_transformers_mimi(raw) if written else parse_mimi(raw)
     _check_codebooks(config, mimi)
     lm_path = _choose(folder, config.moshi_name, _WEIGHTS, "model*.gguf", "language model weights (moshi_name)")
+    if not lm_path.is_file():
+        lm_path = pickled(folder) or lm_path
     inside = source == "transformers' config.json"
     codecs = ("tokenizer-*.safetensors", "mimi*.safetensors", "mimi*.gguf")
     mimi_path = lm_path if inside else _choose(folder, config.mimi_name, (), codecs, "codec weights (mimi_name)")

@@ -23,7 +23,7 @@ def fold(path: Path, tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
     """The same tensors with each quantised one in one piece, codes, scales and all."""
     out = dict(tensors)
     scaled = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
-    bits = _bits(path, tensors) if scaled else 0
+    bits = _bits(path, tensors) if any(out[f"{base}.weight"].kind == "U32" for base in scaled if f"{base}.weight" in out) else 8
     for base in scaled:
         scales, biases = out.pop(f"{base}.scales"), out.pop(f"{base}.biases", None)
         codes = out.get(f"{base}.weight")
@@ -61,11 +61,14 @@ def _bits(path: Path, tensors: Mapping[str, Lazy]) -> int:
 def _groups(path: Path, base: str, codes: Lazy, scales: Lazy, biases: Lazy | None, bits: int) -> Lazy:
     """MLX: weight uint32 [out, in * bits / 32] with the first code lowest, value = code * scale + bias.
 
-    Without biases the groups are symmetric, which is how `clearline convert` writes them.
+    `clearline convert` writes 8-bit codes as uint8 [out, in], which says what it is whatever the other tensors are. Without biases
+    the groups are symmetric.
     """
-    if codes.kind != "U32" or len(codes.shape) != 2 or not codes.shape[1]:
-        raise CheckpointError(f"{path}: {base}.weight is {codes.kind} {list(codes.shape)}; beside .scales it must be uint32 codes")
-    out, width = codes.shape[0], codes.shape[1] * 32 // bits
+    if codes.kind not in ("U32", "U8") or len(codes.shape) != 2 or not codes.shape[1]:
+        found = f"{base}.weight is {codes.kind} {list(codes.shape)}"
+        raise CheckpointError(f"{path}: {found}; beside .scales it must be codes in uint32, or in uint8 when they have 8 bits")
+    bits = 8 if codes.kind == "U8" else bits
+    out, width = codes.shape[0], codes.shape[1] * (1 if codes.kind == "U8" else 32 // bits)
     shapes = {scales.shape, scales.shape if biases is None else biases.shape}
     groups = scales.shape[1] if len(scales.shape) == 2 else 0
     group = width // groups if groups and width % groups == 0 else 0
@@ -75,10 +78,7 @@ def _groups(path: Path, base: str, codes: Lazy, scales: Lazy, biases: Lazy | Non
 
     def read() -> Weight:
         data = codes.read().data.view(np.uint8)
-        scale = scales.read().data.astype(np.float32, copy=False)
-        if biases is None:
-            return Weight("", data, scale, bits, group)
-        return Weight("", data, scale, bits, group, biases.read().data.astype(np.float32, copy=False))
+        return Weight("", data, scales.read().data, bits, group, None if biases is None else biases.read().data)
 
     nbytes = codes.nbytes + scales.nbytes + (0 if biases is None else biases.nbytes)
     return Lazy((out, width), f"{bits} bits, groups of {group}", nbytes, read)

@@ -23,6 +23,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _MAX_HEADER = 16 << 20
 
 
+def spelling(dtype: np.dtype[Any]) -> str:
+    """What a file calls it."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
 def open_tensors(path: Path) -> dict[str, Lazy]:
     """Every tensor of a file, by its own name. Raises CheckpointError with what is wrong with the header."""
     header, start = read_header(path)

@@ -191,6 +191,8 @@ def _put(file: IO[bytes], log: IO[str], digest: "hashlib._Hash", data: bytes) ->
     file.write(data)
     digest.update(data)
     log.write(json.dumps({"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}) + "\n")
+    for stream in (file, log):  # what the system has outlives a kill of this process; syncing is for power cuts
+        stream.flush()
 
 
 def _sync(file: IO[bytes], log: IO[str]) -> None:

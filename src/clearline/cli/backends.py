@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def backends(
     model: ModelOption = "nano",
     device: DeviceOption = None,
-    frames: Annotated[int, typer.Option(min=0, max=10_000, help="Frames to time on each; 0 times nothing.")] = 20,
+    frames: Annotated[int, typer.Option(min=0, max=10_000, help="Frames to time on each; 0 only tests the operations.")] = 20,
     json_output: JsonOption = False,
 ) -> None:
     """Show the backends: installed or not, every operation tested, speed, which one is taken for what, and why."""
@@ -39,8 +39,10 @@ def backends(
         return
     for one in found:
         _print(one, model)
+    unusable = {one.name for one in found if not one.usable}
     for what, choice in chosen.items():
-        typer.echo(f"for {what}: {choice.name}{'' if choice.device is None else ' on ' + choice.device} ({choice.why})")
+        where = f"{choice.name}{'' if choice.device is None else ' on ' + choice.device}"
+        typer.echo(f"for {what}: {where} ({choice.why}){', WHICH CANNOT BE USED HERE' if choice.name in unusable else ''}")
     if faster := _faster(found, chosen[model]):
         typer.echo(faster)
 
@@ -52,8 +54,12 @@ def _print(one: "Survey", model: str) -> None:
     if one.fault:
         typer.echo(f"{one.name:<8} {one.about}: CANNOT BE USED: {one.fault}")
     else:
-        speed = "" if math.isnan(one.frame_ms) else f"; {model}: {one.frame_ms:.1f} ms a frame, {80 / one.frame_ms:.1f}x real time"
-        typer.echo(f"{one.name:<8} {one.about}: {one.device}, {one.dtype}; {one.operations} operations right{speed}")
+        speed = (
+            "not timed"
+            if math.isnan(one.frame_ms)
+            else f"{model}: {one.frame_ms:.1f} ms a frame, {80 / one.frame_ms:.1f}x real time"
+        )
+        typer.echo(f"{one.name:<8} {one.about}: {one.device}, {one.dtype}; {one.operations} operations right; {speed}")
     for device in one.devices:
         typer.echo(f"{'':<8}   {device.name}: {device.about}{': cannot be used: ' + device.fault if device.fault else ''}")
 

@@ -34,8 +34,11 @@ def bench(
         derived = {"speed": report.speed, "fraction_of_limit": report.fraction_of_limit, "verdict": report.verdict}
         typer.echo(json.dumps(asdict(report) | derived, indent=2))
         return
-    for part, milliseconds in [*report.parts.items(), ("sampling and the rest", report.overhead)]:
-        typer.echo(f"{part:<22} {milliseconds:7.2f} ms")
+    if report.overhead is None:
+        typer.echo(f"{loaded.backend.name} computes a whole frame in one evaluation: its parts cannot be timed")
+    else:
+        for part, milliseconds in [*report.parts.items(), ("sampling and the rest", report.overhead)]:
+            typer.echo(f"{part:<22} {milliseconds:7.2f} ms")
     typer.echo(f"{'frame':<22} {report.frame:7.2f} ms   (99th percentile {report.p99:.2f} ms, {report.frames} frames of 80 ms)")
     typer.echo(
         f"memory: {report.gigabytes * 1e3:.0f} MB a frame at {report.bandwidth:.0f} GB/s is "

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from clearline.lab.live import Live
 
 
-def compare_backends(names: str, live: "Live", json_output: bool) -> None:
-    """Print the table and exit: 0 when all tokens are equal, 1 when not."""
+def compare_backends(names: str, live: "Live", html: Path | None, json_output: bool) -> None:
+    """Print the table, write the page where one is asked for, and exit: 0 when all tokens are equal, 1 when not."""
     from clearline.lab.backends import compare_backends as compare
 
     bars: dict[str, RunProgress] = {}
@@ -33,6 +34,11 @@ def compare_backends(names: str, live: "Live", json_output: bool) -> None:
     finally:
         for bar in bars.values():
             bar.__exit__(None, None, None)
+    if html is not None:
+        from clearline.lab.report import backends_report, write_report
+
+        write_report(html, backends_report(live.input.name, runs))
+        typer.echo(f"wrote {html}", err=True)
     if json_output:
         typer.echo(json.dumps([_report(run) for run in runs], indent=2))
     else:

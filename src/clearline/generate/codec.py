@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from clearline.config import MimiConfig
 from clearline.errors import AudioError, SessionError
 from clearline.model import MimiDecoder, MimiEncoder
-from clearline.ops import Backend, Leaf, Program, Weight
+from clearline.ops import Backend, LazyBackend, LazyProgram, Leaf, Program, Weight, lazy
 
 Kind = Literal["encode", "decode"]
 Window = Literal["frame", "sliding"]
@@ -96,6 +96,7 @@ class CodecStream:
         self.num_codebooks = num_codebooks
         self._encoder_state = codec.state("encode", window)
         self._decoder_state = codec.state("decode", window)
+        self._before: dict[str, Leaf] = {}
 
     def encode(self, pcm: np.ndarray) -> np.ndarray:
         """One frame: pcm [frame_size], nominally in -1..1 -> codes int64 [num_codebooks]."""
@@ -106,24 +107,62 @@ class CodecStream:
         return self._encode(pcm)["latent"][0, 0]
 
     def _encode(self, pcm: np.ndarray) -> dict[str, np.ndarray]:
+        return self._encoder.run(self._encoder_state, self._heard(pcm))
+
+    @property
+    def _encoder(self) -> Program:
+        return self._codec.program("encode", self.num_codebooks, self._window)
+
+    def _heard(self, pcm: np.ndarray) -> dict[str, np.ndarray]:
         pcm = np.asarray(pcm)
         if pcm.shape != (self._codec.frame_size,):
             raise SessionError(f"a frame is {self._codec.frame_size} samples, got an array of shape {list(pcm.shape)}")
         if not np.isfinite(pcm).all():
             raise AudioError("the frame contains NaN or infinite samples")
-        return self._codec.program("encode", self.num_codebooks, self._window).run(self._encoder_state, {"pcm": pcm[None, :, None]})
+        return {"pcm": pcm[None, :, None]}
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """One frame: codes int [k], k at most the codec's codebooks -> pcm [frame_size]."""
+        codes = self._checked_codes(codes)
+        program = self._codec.program("decode", codes.shape[0], self._window)
+        return program.run(self._decoder_state, {"codes": codes[None, :, None]})["pcm"][0, :, 0]
+
+    def _checked_codes(self, codes: np.ndarray) -> np.ndarray:
         codes = np.asarray(codes)
         bins = self._codec.cfg.bins
         if codes.ndim != 1 or codes.dtype.kind not in "iu":
             raise SessionError(f"codes of a frame must be a one-dimensional array of whole numbers, got {list(codes.shape)}")
         if codes.size and not (codes.min() >= 0 and codes.max() < bins):
             raise SessionError(f"codes must lie in 0..{bins - 1}, got {codes.min()}..{codes.max()}")
-        program = self._codec.program("decode", codes.shape[0], self._window)
-        return program.run(self._decoder_state, {"codes": codes[None, :, None]})["pcm"][0, :, 0]
+        return codes
 
     def restart_encoder(self) -> None:
         """Forget everything heard so far."""
         self._encoder_state = self._codec.state("encode", self._window)
+
+    # -- on a backend that computes nothing before it is asked to (see clearline.generate.whole_frame) --------------
+
+    @property
+    def lazy(self) -> LazyBackend | None:
+        """The backend, where frames may be left to be computed later."""
+        return lazy(self._codec.backend) if hasattr(self._encoder, "later") else None
+
+    @property
+    def states(self) -> list[dict[str, Leaf]]:
+        """What `encode_later` and `decode_later` leave to be computed beside what they return."""
+        return [self._encoder_state, self._decoder_state]
+
+    def encode_later(self, pcm: np.ndarray) -> Any:
+        """As `encode`: codes [1, num_codebooks, 1]."""
+        return cast(LazyProgram, self._encoder).later(self._encoder_state, self._heard(pcm))["codes"]
+
+    def decode_later(self, codes: Any) -> Any:
+        """As `decode`: codes [1, k, 1], which nobody has looked at -> pcm [1, frame_size, 1]."""
+        self._before = dict(self._decoder_state)
+        program = cast(LazyProgram, self._codec.program("decode", codes.shape[1], self._window))
+        return program.later(self._decoder_state, {"codes": codes})["pcm"]
+
+    def decode_instead(self, codes: np.ndarray) -> np.ndarray:
+        """The frame that was decoded last, of these codes [k] instead. Rings need nothing: its rows are written over."""
+        self._decoder_state.update(self._before)
+        return self.decode(codes)

@@ -37,8 +37,8 @@ class TokenGrid:
         self._prompted = np.full((cfg.streams, self._columns), UNGENERATED)
         self.step = 0
 
-    def write_user(self, codes: np.ndarray) -> None:
-        """The user's codes [n_user] of this frame."""
+    def write_user(self, codes: np.ndarray | int) -> None:
+        """The user's codes [n_user] of this frame; they may be written again until the step is over."""
         columns = (self.step + self._delays[self._user] + self._user_offset) % self._columns
         self._tokens[self._user, columns] = codes
 
@@ -80,7 +80,15 @@ class TokenGrid:
 
     def read(self) -> np.ndarray | None:
         """The newest complete row int64 [1 + dep_q] of text and audio that belong together, or None in the first steps."""
-        if self.step <= self.max_delay:
+        return self._aligned(self.step)
+
+    def read_ahead(self, own: np.ndarray) -> np.ndarray | None:
+        """What `read` will say once this step has written `own` [1 + dep_q]."""
+        row = self._aligned(self.step + 1)
+        return None if row is None else np.where(self._delays[: self._own] == self.max_delay, own, row)
+
+    def _aligned(self, step: int) -> np.ndarray | None:
+        if step <= self.max_delay:
             return None
-        columns = (self.step - self.max_delay + self._delays[: self._own]) % self._columns
+        columns = (step - self.max_delay + self._delays[: self._own]) % self._columns
         return self._tokens[np.arange(self._own), columns]

@@ -1,7 +1,8 @@
 """The language model as a stream: user codes of one frame in, text token and audio tokens of one step out."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,10 +10,11 @@ from clearline.config import GenerationConfig
 from clearline.config.lm import UNGENERATED, ZERO_TOKEN, LMConfig
 from clearline.errors import SessionError
 from clearline.generate.delays import TokenGrid, effective_delays
-from clearline.generate.guess import run_whole
+from clearline.generate.guess import whole_inputs
 from clearline.generate.noise import Noise
 from clearline.generate.programs import LMPrograms
 from clearline.generate.sampler import sample
+from clearline.ops import Leaf
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,22 @@ class LMFrame:
     extra_heads: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class StepPlan:
+    """A step before anything of it is computed.
+
+    row int64 [1 + n_q] is fed; given int64 [1 + dep_q] are the text and audio tokens that nobody has to draw, UNGENERATED the
+    others; ahead [1 + dep_q] is what the aligned row after it will be, UNGENERATED where it waits for a draw (None: there is
+    none yet); prompted: the tokens are a prompt's.
+    """
+
+    frame: int
+    row: np.ndarray
+    given: np.ndarray
+    ahead: np.ndarray | None
+    prompted: bool
+
+
 class Generator:
     """Kyutai's `LMGen`: delays, sampling and teacher forcing around the two transformers. One instance per session."""
 
@@ -53,7 +71,7 @@ class Generator:
         self._state = programs.temporal_state()
         self._depth_state = programs.depth_state()
         self._spoken: list[int] = []
-        self._whole = programs.whole(config.text, config.audio) if guide is None else None
+        self.whole = programs.whole(config.text, config.audio) if guide is None else None  # see clearline.generate.guess
 
     @property
     def max_delay(self) -> int:
@@ -73,6 +91,18 @@ class Generator:
         prompt: text and audio tokens int [1 + dep_q] of one frame, which the model says from this step on, each stream at
         its delay. Raises SessionError for a wrong shape or a token out of range.
         """
+        codes = checked_tokens(user_codes, self._cfg.user_streams, self._cfg.card, "user codes")
+        plan = self.plan(codes, force_text, force_audio, prompt)
+        return self.conclude(plan, self._transformers(plan))
+
+    def plan(
+        self,
+        user_codes: np.ndarray | int,
+        force_text: int | None = None,
+        force_audio: Sequence[int] | np.ndarray | None = None,
+        prompt: np.ndarray | None = None,
+    ) -> StepPlan:
+        """What the next step is fed and what it may not draw; arguments as of `step`, user_codes [n_user] or HEARD."""
         cfg = self._cfg
         text, forced = self.checked_force(force_text, force_audio)
         if prompt is not None:
@@ -86,24 +116,36 @@ class Generator:
             text = int(prompted[0])
         if forced is None and (prompted[1:] != UNGENERATED).any():
             forced = prompted[1:]
-        self._grid.write_user(checked_tokens(user_codes, cfg.user_streams, cfg.card, "user codes"))
-        frame = self._grid.step
-        row = self._grid.row()
-        tokens = self._given_audio(frame, forced)
-        out = self._transformers(frame, row, text, tokens)
+        self._grid.write_user(user_codes)
+        given = np.append(text, self._given_audio(self._grid.step, forced))
+        return StepPlan(self._grid.step, self._grid.row(), given, self._grid.read_ahead(given), prompt is not None)
+
+    def hear(self, plan: StepPlan, user_codes: np.ndarray) -> StepPlan:
+        """The plan whose user codes were HEARD, now that they [n_user or more] are known."""
+        self._grid.write_user(user_codes[: self._cfg.user_streams])
+        return replace(plan, row=self._grid.row())
+
+    def conclude(self, plan: StepPlan, out: dict[str, np.ndarray]) -> LMFrame:
+        """The rest of a step whose transformers gave `out`: sampling, and the depformer where nobody has run it yet."""
+        cfg, text = self._cfg, int(plan.given[0])
         hidden, text_logits = out["hidden"][0], out["text_logits"][0]
         if self._guide is not None:
-            text_logits = self._guide.text(row, text_logits)
+            text_logits = self._guide.text(plan.row, text_logits)
         if text == UNGENERATED:
-            text = sample(text_logits, self._config.text, self._noise, frame, 0, cfg.text_padding, self._spoken)
-        if prompt is None:
+            text = sample(text_logits, self._config.text, self._noise, plan.frame, 0, cfg.text_padding, self._spoken)
+        if not plan.prompted:
             self._remember(text)
-        audio_logits, audio = self._depth(frame, out, text, tokens)
+        audio_logits, audio = self._depth(plan.frame, out, text, plan.given[1:])
         self._grid.write_own(text, np.zeros(0, np.int64) if audio is None else audio)
         heads = [softmax(out[f"extra_heads.{k}"][0]) for k in range(cfg.extra_heads)]
         return LMFrame(
-            frame, row, hidden, text_logits, text, audio_logits, audio, self._grid.read(), np.stack(heads) if heads else None
-        )
+            plan.frame, plan.row, hidden, text_logits, text, audio_logits, audio, self._grid.read(),
+            np.stack(heads) if heads else None,
+        )  # fmt: skip
+
+    def sayable(self, row: np.ndarray | None) -> bool:
+        """Whether the codec can say the audio codes of an aligned row [1 + dep_q]: no initial token is among them."""
+        return row is not None and self._cfg.dep_q > 0 and bool((row[1:] < self._cfg.card).all())
 
     def replay(self, embeddings: np.ndarray, tokens: np.ndarray, on_step: Callable[[], None] = lambda: None) -> None:
         """Steps whose inputs are given as sums of embeddings, float [steps, dim], and then the tokens that end them.
@@ -129,12 +171,27 @@ class Generator:
             return np.where(early, cfg.card, UNGENERATED)
         return np.full(cfg.dep_q, UNGENERATED) if force is None else force
 
-    def _transformers(self, frame: int, row: np.ndarray, text: int, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    def _transformers(self, plan: StepPlan) -> dict[str, np.ndarray]:
         """The temporal step's outputs; with it a guess at the depformer's, where the backend can make one."""
-        if self._whole is None or (tokens != UNGENERATED).all():
-            return self._programs.temporal.run(self._state, {"row": row[None]})
-        how, forced = (self._config.text, self._config.audio), np.append(text, tokens)
-        return run_whole(self._whole, how, self._state, self._depth_state, row, forced, self._noise, frame, self._cfg)
+        if self.whole is None or (plan.given[1:] != UNGENERATED).all():
+            return self._programs.temporal.run(self._state, {"row": plan.row[None]})
+        with self.whole_state() as state:
+            return self.whole.run(state, self.whole_inputs(plan))
+
+    def whole_inputs(self, plan: StepPlan) -> dict[str, np.ndarray]:
+        """The inputs of `whole`."""
+        how = (self._config.text, self._config.audio)
+        given = whole_inputs(how, plan.row, plan.given, self._noise, plan.frame, self._cfg)
+        return given if plan.ahead is None else given | {"said": plan.ahead[None, 1:]}
+
+    @contextmanager
+    def whole_state(self) -> Iterator[dict[str, Leaf]]:
+        """The state of `whole`, which is that of both transformers: what becomes of its leaves becomes of theirs."""
+        parts = {"temporal": self._state, "depth": self._depth_state}
+        joint = {f"{part}.{path}": leaf for part, leaves in parts.items() for path, leaf in leaves.items()}
+        yield joint
+        for part, leaves in parts.items():
+            leaves.update({path: joint[f"{part}.{path}"] for path in leaves})
 
     def _depth(
         self, frame: int, out: dict[str, np.ndarray], text: int, given: np.ndarray

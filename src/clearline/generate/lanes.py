@@ -2,44 +2,24 @@
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clearline.config import GenerationConfig, LMConfig
 from clearline.config.lm import UNGENERATED
-from clearline.errors import AudioError, SessionError
+from clearline.errors import SessionError
 from clearline.generate.codec import Codec
-from clearline.generate.generator import LMFrame, checked_force, softmax
+from clearline.generate.guess import HEARD
+from clearline.generate.lane import LaneSession, Ticket
+from clearline.generate.memory import check_lanes
+from clearline.generate.persona import Prompt
 from clearline.generate.programs import LMPrograms
-from clearline.generate.session import Frame, silent_tokens
-from clearline.generate.text import LiveText, Tokenizer
+from clearline.generate.text import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-HEARD = -3  # in place of given user codes: those that the codec hears in this frame
-MEMORY = 256  # spoken text tokens that a lane remembers for the repetition penalty
-
-
-@dataclass(eq=False)
-class _Ticket:
-    """One session's wish for one frame, and what came of it."""
-
-    session: "LaneSession"
-    pcm: np.ndarray | None
-    text: int
-    audio: np.ndarray | None
-    since: float
-    frame: Frame | None = None
-    error: Exception | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.frame is not None or self.error is not None
 
 
 class Lanes:
@@ -48,23 +28,37 @@ class Lanes:
     A step waits up to `patience` seconds for the other sessions of the batch; while a frame runs, the next one gathers.
     """
 
-    def __init__(self, codec: Codec, programs: LMPrograms, tokenizer: Tokenizer, count: int, patience: float = 0.003) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        programs: LMPrograms,
+        tokenizer: Tokenizer,
+        count: int,
+        guide: LMPrograms | None = None,
+        prompt: Prompt | None = None,
+        patience: float = 0.003,
+    ) -> None:
+        """`guide`: the model under the condition that guidance leads away from, where lanes shall have guidance. `prompt`: what
+        conversations begin with that bring no prompt of their own."""
         from clearline.generate.torch_frame import TorchFrame
 
         if not 1 <= count <= 1024:
             raise SessionError(f"a batch has 1..1024 lanes, got {count}")
+        free = getattr(programs.backend, "free_bytes", lambda: None)()
+        check_lanes(programs.cfg, count, programs.backend.device, programs.backend.dtype, free, 1 if guide is None else 2)
         self.count = count
         self.cfg: LMConfig = programs.cfg
         self.frame_size = codec.frame_size
         self.tokenizer = tokenizer
-        self._frame = TorchFrame(codec, programs, count)
+        self._frame = TorchFrame(codec, programs, count, guide)
+        self._prompt = prompt
         if self._frame.captures:
             self._frame.prepare()
         self._patience = patience
         self._device = threading.Lock()
         self._turn = threading.Condition()
         self._open: dict[int, LaneSession] = {}
-        self._waiting: list[_Ticket] = []
+        self._waiting: list[Ticket] = []
         self._running = False
 
     @property
@@ -77,17 +71,33 @@ class Lanes:
         """Streaming state of all lanes, in bytes on the device."""
         return self._frame.bytes
 
-    def session(self, config: GenerationConfig, details: bool = False) -> "LaneSession":
-        """A new conversation in a free lane; SessionError when there is none. `details`: frames carry logits and hidden states."""
+    def session(
+        self,
+        config: GenerationConfig,
+        details: bool = False,
+        prompt: Prompt | None = None,
+        on_prompt: Callable[[int, int], None] = lambda done, total: None,
+    ) -> LaneSession:
+        """A new conversation in a free lane; SessionError when there is none. `details`: frames carry logits and hidden states.
+
+        A prompt is said before this returns, beside whatever the other conversations do.
+        """
         with self._device, self._turn:
             lane = next((i for i in range(self.count) if i not in self._open), None)
             if lane is None:
                 raise SessionError(f"all {self.count} lanes are taken")
             self._frame.begin(lane, config)
-            self._open[lane] = LaneSession(self, lane, config, details)
-            return self._open[lane]
+            session = self._open[lane] = LaneSession(self, lane, config, details)
+        prompt = prompt or self._prompt
+        if prompt is not None:
+            try:
+                session.prompt(prompt, on_prompt)
+            except BaseException:
+                session.close()
+                raise
+        return session
 
-    def leave(self, session: "LaneSession") -> None:
+    def leave(self, session: LaneSession) -> None:
         """Give a lane back."""
         with self._turn:
             if self._open.get(session.lane) is session:
@@ -95,8 +105,18 @@ class Lanes:
                 self._frame.end(session.lane)
                 self._turn.notify_all()
 
-    def wait(self, ticket: _Ticket) -> Frame:
-        """Put a frame into the next batch and wait for its result. Of those who wait, the first runs the batch for all."""
+    def replay(self, session: LaneSession, embedding: np.ndarray) -> None:
+        """One step of one session from a summed embedding [dim]."""
+        with self._device:
+            self._frame.replay(session.lane, embedding)
+
+    def jump(self, session: LaneSession, tokens: np.ndarray, step: int) -> None:
+        """See `TorchFrame.jump`."""
+        with self._device:
+            self._frame.jump(session.lane, tokens, step)
+
+    def wait(self, ticket: Ticket) -> None:
+        """Put a frame into the next batch and wait until it is done. Of those who wait, the first runs the batch for all."""
         with self._turn:
             self._waiting.append(ticket)
             self._turn.notify_all()
@@ -115,12 +135,8 @@ class Lanes:
                     self._turn.acquire()
                     self._running = False
                     self._turn.notify_all()
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.frame is not None
-        return ticket.frame
 
-    def step(self, batch: Sequence[_Ticket]) -> None:
+    def step(self, batch: Sequence[Ticket]) -> None:
         """One frame of every session in the batch. Afterwards every ticket is done: nobody waits for what never comes."""
         with self._device:
             try:
@@ -128,127 +144,53 @@ class Lanes:
             except BaseException as error:
                 for ticket in batch:
                     if not ticket.done:
-                        ticket.error = error if isinstance(error, Exception) else SessionError("the batch was interrupted")
+                        ticket.fail(error if isinstance(error, Exception) else SessionError("the batch was interrupted"))
                 if not isinstance(error, Exception):
                     raise
 
-    def _step(self, waiting: Sequence[_Ticket]) -> None:
-        batch: list[_Ticket] = []
+    def _step(self, waiting: Sequence[Ticket]) -> None:
+        batch: list[Ticket] = []
         for ticket in waiting:
             if self._open.get(ticket.session.lane) is not ticket.session:
-                ticket.error = SessionError("this session was closed while its frame waited")
+                ticket.fail(SessionError("this session was closed while its frame waited"))
             elif any(other.session is ticket.session for other in batch):
-                ticket.error = SessionError("a session was stepped by two threads at once")
+                ticket.fail(SessionError("a session was stepped by two threads at once"))
             else:
                 batch.append(ticket)
         cfg, count, device = self.cfg, self.count, self._frame
-        active, hearing, first = (np.zeros(count, bool) for _ in range(3))
+        active, hearing, twice, prompting, forces_audio = (np.zeros(count, bool) for _ in range(5))
         pcm = np.zeros((count, self.frame_size), np.float32)
         given = np.full((count, max(1, cfg.user_streams)), HEARD)
         forced = np.full((count, 1 + cfg.dep_q), UNGENERATED)
-        forces_audio = np.zeros(count, bool)
         for ticket in batch:
-            lane = ticket.session.lane
-            active[lane] = True
-            first[lane] = ticket.session.frames == 0 and ticket.session.config.first_frame == "twice"
-            if ticket.pcm is None:
-                given[lane] = cfg.card
-            else:
+            session = ticket.session
+            lane = session.lane
+            active[lane], prompting[lane] = True, ticket.said is not None
+            twice[lane] = session.fresh and ticket.said is None and session.config.first_frame == "twice"
+            if ticket.codes is not None:
+                given[lane] = ticket.codes
+            elif ticket.pcm is not None:
                 pcm[lane], hearing[lane] = ticket.pcm, True
-            forced[lane, 0] = ticket.text
-            if ticket.audio is not None:
-                forced[lane, 1:], forces_audio[lane] = ticket.audio, True
+            forced[lane], forces_audio[lane] = session.forced(ticket)
+            session.steps += 1 + int(twice[lane])
         device.encode(hearing, pcm, given)
         for ticket in batch:
-            if ticket.session.frames == 0 and ticket.session.config.first_frame == "restart":
+            if ticket.session.fresh and ticket.said is None and ticket.session.config.first_frame == "restart":
                 device.restart_hearing(ticket.session.lane)
-        if first.any():
-            device.language(first, forced, forces_audio)
-        computed = device.language(active, forced, forces_audio)
-        device.decode(active)
+        if twice.any():
+            device.language(twice, forced, forces_audio)
+        computed = device.language(active, forced, forces_audio, prompting)
+        device.decode(active & ~prompting)
         said, sound = device.fetch()
         for ticket in batch:
             lane = ticket.session.lane
             details = _host(computed, lane) if ticket.session.details else None
             try:
-                ticket.frame = ticket.session.told(said[lane], sound[lane].copy(), details, forced[lane])
+                if ticket.said is None:
+                    ticket.frame = ticket.session.told(said[lane], sound[lane].copy(), details, forced[lane])
+                ticket.done = True
             except SessionError as error:
-                ticket.error = error
-
-
-class LaneSession:
-    """One conversation in a lane: what `clearline.Session` is, for as long as it is open."""
-
-    def __init__(self, lanes: Lanes, lane: int, config: GenerationConfig, details: bool) -> None:
-        self.lane = lane
-        self.config = config
-        self.details = details
-        self.frames = 0
-        self._lanes = lanes
-        self._text = LiveText(silent_tokens(lanes.cfg), lanes.tokenizer)
-        self._open = True
-
-    def __enter__(self) -> "LaneSession":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the lane back; stepping afterwards is an error, closing again is not."""
-        if self._open:
-            self._open = False
-            self._lanes.leave(self)
-
-    def step(self, pcm: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None) -> Frame:
-        """One frame of the user, as `Session.step`; waits for the batch it goes with."""
-        pcm = np.asarray(pcm)
-        text, audio = checked_force(self._lanes.cfg, force_text, force_audio)
-        if pcm.shape != (self._lanes.frame_size,):
-            raise SessionError(f"a frame is {self._lanes.frame_size} samples, got an array of shape {list(pcm.shape)}")
-        if not np.isfinite(pcm).all():
-            raise AudioError("the frame contains NaN or infinite samples")
-        return self._wait(pcm, text, audio)
-
-    def end_input(self) -> Frame:
-        """One frame that says the user's input is over, as `Session.end_input`."""
-        return self._wait(None, UNGENERATED, None)
-
-    def _wait(self, pcm: np.ndarray | None, text: int, audio: np.ndarray | None) -> Frame:
-        if not self._open:
-            raise SessionError("this session is closed")
-        return self._lanes.wait(_Ticket(self, pcm, text, audio, time.monotonic()))
-
-    def told(self, said: np.ndarray, sound: np.ndarray, details: dict[str, np.ndarray] | None, forced: np.ndarray) -> Frame:
-        """What the device said of this lane's frame, as a frame; see `TorchFrame.width` for the order."""
-        cfg = self._lanes.cfg
-        self.frames += 1
-        own, rest = said[2 : 3 + cfg.dep_q], said[3 + cfg.dep_q :]
-        row, codes_in = rest[: 1 + cfg.dep_q], rest[1 + cfg.dep_q :]
-        if not said[0]:
-            raise SessionError(f"the logits at step {self.frames - 1} contain NaN or infinite values: damaged weights?")
-        codes = row.copy() if said[1] else None
-        token = None if codes is None else int(codes[0])
-        if self.config.early_text:
-            token = int(own[0])
-        text = "" if token is None else self._text.feed(token)
-        codes_out = None if codes is None or cfg.dep_q == 0 else codes[1:]
-        audible = codes_out is not None and bool((codes_out < cfg.card).all())
-        lm = None if details is None else self._details(own, codes, details, forced)
-        return Frame(sound if audible else None, text, token, codes_in.copy(), codes_out, lm)
-
-    def _details(self, own: np.ndarray, codes: np.ndarray | None, found: dict[str, np.ndarray], forced: np.ndarray) -> LMFrame:
-        cfg = self._lanes.cfg
-        speaks = cfg.dep_q > 0
-        audio_logits = found["audio_logits"]
-        if (forced[1:] != UNGENERATED).all():  # the depformer had nothing to say
-            audio_logits = np.full_like(audio_logits, np.nan)
-        heads = [softmax(found[f"extra_heads.{k}"]) for k in range(cfg.extra_heads)]
-        step = self.frames - 1 + (self.config.first_frame == "twice")
-        return LMFrame(
-            step, found["row"], found["hidden"], found["text_logits"], int(own[0]), audio_logits if speaks else None,
-            own[1:].copy() if speaks else None, codes, np.stack(heads) if heads else None,
-        )  # fmt: skip
+                ticket.fail(error)
 
 
 def _host(tensors: "dict[str, Tensor]", lane: int) -> dict[str, np.ndarray]:

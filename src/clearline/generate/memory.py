@@ -65,3 +65,13 @@ def check_memory(
     raise BackendError(
         f"this model needs {needed[quantize] / 1e9:.1f} GB on {where} in {dtype}, and {free / 1e9:.1f} GB are free; {advice}"
     )
+
+
+def check_lanes(cfg: LMConfig, lanes: int, where: str, dtype: str, free: int | None, rows: int = 1) -> None:
+    """Raise BackendError when the keys and values of so many lanes, of `rows` rows each, do not fit beside a loaded model."""
+    each = rows * session_bytes(cfg, dtype)
+    if free is not None and lanes * each > free:
+        raise BackendError(
+            f"{lanes} conversations need {lanes * each / 1e9:.1f} GB for their keys and values on {where} in {dtype}, and "
+            f"{free / 1e9:.1f} GB are free beside the model; {free // each} would fit"
+        )

@@ -6,7 +6,7 @@ from functools import cached_property
 from clearline.config import LMConfig, Sampling
 from clearline.generate.guess import WholeStep
 from clearline.model import Depformer, Moshi
-from clearline.ops import Backend, Leaf, Program, Weight
+from clearline.ops import Backend, Leaf, Program, Weight, lazy
 
 
 class LMPrograms:
@@ -32,8 +32,8 @@ class LMPrograms:
         return self.backend.compile(moshi.embedded_step, self.weights, moshi.state(1), moshi.embedded_inputs(1))
 
     def whole(self, text: Sampling, audio: Sampling) -> Program | None:
-        """Both transformers and their sampling in one program (see `generate.guess`), on a backend that can draw tokens."""
-        if self._depformer is None or not getattr(self.backend, "draws", False):
+        """Both transformers and their sampling in one program (see `generate.guess`), on a lazy backend."""
+        if lazy(self.backend) is None:
             return None
         if (text, audio) not in self._whole:
             step = WholeStep(self.cfg, text, audio)

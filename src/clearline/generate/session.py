@@ -15,6 +15,7 @@ from clearline.generate.generator import Generator, LMFrame
 from clearline.generate.persona import Prompt
 from clearline.generate.programs import LMPrograms
 from clearline.generate.text import LiveText, Tokenizer
+from clearline.generate.whole_frame import whole_frame
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Session:
         self._config = config
         self._stream = codec.stream(max(1, cfg.user_streams))
         self._generator = Generator(programs, config, session, guide)
+        self._whole = whole_frame(self._stream, self._generator)
         self._text = LiveText(silent_tokens(cfg), tokenizer)
         self._frames = 0
         self._prompted = False
@@ -68,7 +70,7 @@ class Session:
         """Release the session's state; stepping it afterwards is an error, closing it again is not."""
         if self._open:
             self._open = False
-            del self._stream, self._generator
+            del self._stream, self._generator, self._whole
 
     def step(self, pcm: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None) -> Frame:
         """One frame of the user: pcm [frame_size] mono at the codec's rate, nominally in -1..1.
@@ -78,7 +80,10 @@ class Session:
         if not self._open:
             raise SessionError("this session is closed")
         self._generator.checked_force(force_text, force_audio)  # before the codec hears the frame
-        return self._advance(self._stream.encode(pcm), force_text, force_audio)
+        if self._whole is None or self._is_first:
+            return self._advance(self._stream.encode(pcm), force_text, force_audio)
+        codes_in, lm, audio = self._whole.step(pcm, force_text, force_audio)
+        return self._told(codes_in, lm, audio)
 
     def prompt(self, prompt: Prompt, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Say a PersonaPlex' system prompt, before the first frame; `on_step` is told how many of its steps are done.
@@ -110,22 +115,30 @@ class Session:
     def _advance(
         self, codes_in: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None
     ) -> Frame:
-        first = self._frames == 0 and not self._prompted
+        first = self._is_first
         self._frames += 1
         if first and self._config.first_frame == "restart":
             self._stream.restart_encoder()
         if first and self._config.first_frame == "twice":
             self._generator.step(codes_in, force_text, force_audio)
         lm = self._generator.step(codes_in, force_text, force_audio)
+        audio = None
+        if lm.codes is not None and self._generator.sayable(lm.codes):
+            audio = self._stream.decode(lm.codes[1:])
+        return self._told(codes_in, lm, audio)
+
+    @property
+    def _is_first(self) -> bool:
+        return self._frames == 0 and not self._prompted
+
+    def _told(self, codes_in: np.ndarray, lm: LMFrame, audio: np.ndarray | None) -> Frame:
+        """What a frame came to."""
         token = None if lm.codes is None else int(lm.codes[0])
         if self._config.early_text:
             token = lm.text_token
         text = "" if token is None else self._text.feed(token)
         codes_out = None if lm.codes is None or self._cfg.dep_q == 0 else lm.codes[1:]
-        audio = None
-        if codes_out is not None and (codes_out < self._cfg.card).all():
-            audio = self._stream.decode(codes_out).astype(np.float32)
-        return Frame(audio, text, token, codes_in, codes_out, lm)
+        return Frame(None if audio is None else audio.astype(np.float32), text, token, codes_in, codes_out, lm)
 
 
 class Stepped(Protocol):

@@ -19,9 +19,10 @@ from clearline.config.lm import UNGENERATED
 from clearline.errors import SessionError
 from clearline.generate.codec import Codec
 from clearline.generate.delays import effective_delays
-from clearline.generate.lanes import HEARD, MEMORY
+from clearline.generate.guess import HEARD
+from clearline.generate.lane import MEMORY
 from clearline.generate.programs import LMPrograms
-from clearline.model import Depformer, Moshi
+from clearline.generate.torch_model import TorchModel
 from clearline.ops import Weights
 
 _MOST_DELAY = 64
@@ -30,29 +31,25 @@ _MOST_DELAY = 64
 class TorchFrame:
     """The tensors and the step of `lanes` lanes. `begin` makes a lane anew; a lane is changed by frames it is active in."""
 
-    def __init__(self, codec: Codec, programs: LMPrograms, lanes: int) -> None:
+    def __init__(self, codec: Codec, programs: LMPrograms, lanes: int, guide: LMPrograms | None = None) -> None:
         cfg = programs.cfg
         assert isinstance(programs.backend, Torch) and isinstance(codec.backend, Torch)
         self.cfg, self.lanes = cfg, lanes
         self._codec, self._backend, self._codec_backend = codec, programs.backend, codec.backend
-        self._weights, self._codec_weights = Weights(programs.weights), Weights(codec.weights)
-        self._moshi = Moshi(cfg)
-        self._depformer = Depformer(cfg) if cfg.dep_q else None
+        self._codec_weights = Weights(codec.weights)
         self._encoder = codec.part("encode", max(1, cfg.user_streams), "frame")
         self._decoder = codec.part("decode", max(1, cfg.dep_q), "frame")
         with self._backend.running():
+            self._model = TorchModel(programs, lanes, guide)
             self._allocate()
         self._graphs = Graphs(self._backend.weights.device, self.active)
         self._steps = np.zeros(lanes, np.int64)  # the clock of each lane, kept here too: graphs depend on the longest past
 
     def _allocate(self) -> None:
         cfg, lanes, device = self.cfg, self.lanes, self._backend.weights.device
-        self._temporal = self._backend.lanes(self._moshi.state(lanes), full=True)
-        self._depth = {} if self._depformer is None else self._backend.lanes(self._depformer.state(lanes), full=True)
         self._hearing = self._codec_backend.lanes(self._encoder.state(lanes), full=True)
         self._speaking = self._codec_backend.lanes(self._decoder.state(lanes), full=True)
-
-        self._rings = [leaf for leaf in self._temporal.values() if isinstance(leaf, TorchRing)]
+        self._rings = self._model.rings
 
         def whole(*shape: int, value: int = 0) -> Tensor:
             return torch.full((lanes, *shape), value, dtype=torch.int64, device=device)
@@ -62,7 +59,7 @@ class TorchFrame:
         self._pcm_in = torch.zeros(lanes, self._codec.frame_size, 1, dtype=self._codec_backend.weights.dtype, device=device)
         self._given = whole(max(1, cfg.user_streams), value=HEARD)
         self._forced = whole(1 + cfg.dep_q, value=UNGENERATED)
-        self._forces_audio = torch.zeros(lanes, dtype=torch.bool, device=device)
+        self._forces_audio, self._prompting = (torch.zeros(lanes, dtype=torch.bool, device=device) for _ in range(2))
         # What a frame leaves: the codes heard, tokens, and sound.
         self._codes_in = whole(max(1, cfg.user_streams))
         self._said = whole(self.width)
@@ -87,7 +84,7 @@ class TorchFrame:
     @property
     def bytes(self) -> int:
         """Bytes of streaming state, on the device."""
-        states = (self._temporal, self._depth, self._hearing, self._speaking)
+        states = (*self._model.states, self._hearing, self._speaking)
         return sum(leaf.bytes if isinstance(leaf, TorchRing) else leaf.nbytes for state in states for leaf in state.values())
 
     @property
@@ -114,11 +111,12 @@ class TorchFrame:
         delays = effective_delays(self.cfg, config.acoustic_delay)
         if config.text.repetition_penalty != 1 and config.text.repetition_context > MEMORY:
             raise SessionError(f"in a batch the repetition context is at most {MEMORY}, got {config.text.repetition_context}")
-        if config.guidance != 1:
-            raise SessionError("guidance takes steps of its own, which a batch has not: use model.session(...)")
+        if config.guidance != 1 and not self._model.guided:
+            raise SessionError(f"guidance {config.guidance:g} needs two rows a conversation: model.lanes(count, guided=True)")
         with self._backend.running():
-            for state in (self._temporal, self._depth, self._hearing, self._speaking):
+            for state in (self._hearing, self._speaking):
                 clear(state, lane)
+            self._model.begin(lane, config.guidance)
             self._key[lane] = torch.tensor([as_bits(config.seed), 0])
             self._delays[lane] = torch.tensor(delays)
             self._max_delay[lane], self._offset[lane] = max(delays), config.user_offset
@@ -132,10 +130,24 @@ class TorchFrame:
         """A lane that nobody has makes nobody else's past longer."""
         self._steps[lane] = 0
 
+    def replay(self, lane: int, embedding: np.ndarray) -> None:
+        """One step of one lane from a summed embedding [dim] in place of a row (a voice prompt); nothing comes of it but state."""
+        with self._backend.running():
+            self._activate(np.arange(self.lanes) == lane)
+            self._past_grows(np.arange(self.lanes) == lane)
+            self._model.replay(self._backend.tensor(embedding[None], ids=False), self.active)
+
+    def jump(self, lane: int, grid: np.ndarray, step: int) -> None:
+        """A new lane goes to `step`, with the tokens [streams, 1 + n] of that step and the n after it, UNGENERATED if not known."""
+        with self._backend.running():
+            columns = (step + np.arange(grid.shape[1])) % self._columns
+            self._grid[lane][:, torch.from_numpy(columns)] = torch.from_numpy(grid).to(self._grid.device)
+            self._step[lane] = step
+
     def pretend(self, position: int) -> None:
         """Put every lane at a position, with zeros for a past, and something to feed there (for measuring)."""
         with self._backend.running():
-            self._temporal["position"].fill_(position)
+            self._model.pretend(position)
             self._step.fill_(position)
             self._grid.clamp_(min=0)
         self._steps[:] = position
@@ -155,19 +167,21 @@ class TorchFrame:
         with self._backend.running():
             clear(self._hearing, lane)
 
-    def language(self, active: np.ndarray, forced: np.ndarray, forces_audio: np.ndarray) -> dict[str, Tensor]:
+    def language(
+        self, active: np.ndarray, forced: np.ndarray, forces_audio: np.ndarray, prompting: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
         """One step of the active lanes on the codes at hand; forced [B, 1 + dep_q], -2 where nothing is; see `Generator.step`.
 
+        Lanes that are `prompting` (bool [B]; None: none is) do not remember what they say, as far as the repetition penalty goes.
         Returns the row that was fed and everything the model computed, by the names of its outputs, and audio_logits
         [B, dep_q, card]; on the device, until the next step.
         """
         with self._backend.running():
             self._forced.copy_(torch.from_numpy(np.ascontiguousarray(forced, np.int64)))
             self._forces_audio.copy_(torch.from_numpy(np.ascontiguousarray(forces_audio)))
+            self._prompting.copy_(torch.from_numpy(np.zeros(self.lanes, bool) if prompting is None else prompting))
             self._activate(active)
-            self._steps += active
-            longest = int(self._steps.max())
-            slots = [ring.use(longest) for ring in self._rings]
+            slots = self._past_grows(active)
             found: dict[str, Tensor] = self._graphs.run(("language", *slots[:1]), self._language)
             return found
 
@@ -183,6 +197,12 @@ class TorchFrame:
             said, pcm = self._said.cpu().numpy(), self._pcm_out.cpu().numpy()
         return said, pcm
 
+    def _past_grows(self, active: np.ndarray) -> list[int]:
+        """The active lanes take a step: the slots that the longest past needs, of every ring."""
+        self._steps += active
+        longest = int(self._steps.max())
+        return [ring.use(longest) for ring in self._rings]
+
     def _activate(self, active: np.ndarray) -> None:
         self.active.copy_(torch.from_numpy(np.ascontiguousarray(active, bool)))
 
@@ -197,15 +217,13 @@ class TorchFrame:
         cfg = self.cfg
         drawn = self._graphs.beside(lambda: self._noise.draw(self._key, self._step))
         row = self._row()
-        given = {"row": row.clamp(min=-1)}
-        outputs, new = self._backend.call(self._moshi.step, self._weights, self._temporal, given)
-        donate(self._temporal, new, self.active)
+        outputs, hidden = self._model.temporal(row.clamp(min=-1), self.active)
         drawn()
         noise = self._noise.streams
         text, sound = sample(outputs["text_logits"], self._text_sampling, noise[0], cfg.text_padding, self._spoken)
         text = torch.where(self._forced[:, 0] == UNGENERATED, text, self._forced[:, 0])
         self._remember(text)
-        audio, logits, sound_audio = self._depth_steps(outputs["hidden"], text, noise[1:])
+        audio, logits, sound_audio = self._depth_steps(hidden, text, noise[1:])
         sound = sound & sound_audio & (row != UNGENERATED).all(1)
         self._advance(torch.cat([text[:, None], audio], 1), sound)
         return outputs | {"row": row, "audio_logits": logits}
@@ -223,29 +241,26 @@ class TorchFrame:
     def _depth_steps(self, hidden: Tensor, text: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The depformer with its sampling: audio tokens [B, dep_q], logits [B, dep_q, card], whether these are numbers [B]."""
         cfg = self.cfg
-        if self._depformer is None:
+        if not cfg.dep_q:
             nothing = text.new_zeros(self.lanes, 0)
             return nothing, hidden.new_zeros(self.lanes, 0, cfg.card), torch.ones_like(self.active)
         early = self._pad_early[:, None] & (self._step[:, None] < self._delays[:, 1 : cfg.dep_q + 1]) & ~self._forces_audio[:, None]
         forced = torch.where(early, cfg.card, self._forced[:, 1:])
-        leaves = self._depth | {"position": torch.zeros_like(text)}
         previous, sound = text, torch.ones_like(self.active)
         tokens: list[Tensor] = []
         logits: list[Tensor] = []
         for k in range(cfg.dep_q):
-            given = {"hidden": hidden, "token": previous}
-            outputs, new = self._backend.call(self._depformer.step(k), self._weights, leaves, given)
-            leaves |= new
-            token, good = sample(outputs["logits"], self._audio_sampling, noise[k])
+            logits.append(self._model.depth(k, hidden, previous))
+            token, good = sample(logits[k], self._audio_sampling, noise[k])
             previous = torch.where(forced[:, k] == UNGENERATED, token, forced[:, k])
             sound = sound & good
             tokens.append(previous)
-            logits.append(outputs["logits"])
         return torch.stack(tokens, 1), torch.stack(logits, 1), sound
 
     def _remember(self, text: Tensor) -> None:
         cfg = self.cfg
-        spoken = (text != cfg.text_padding) & (text != cfg.text_end_padding) & (text != cfg.text_card) & self.active
+        word = (text != cfg.text_padding) & (text != cfg.text_end_padding) & (text != cfg.text_card)
+        spoken = word & self.active & ~self._prompting
         moved = torch.cat([self._spoken[:, 1:], text[:, None]], 1)
         self._spoken.copy_(torch.where(spoken[:, None], moved, self._spoken))
 

@@ -12,7 +12,7 @@ import numpy as np
 from clearline.app import Model
 from clearline.generate import Codec, Session
 from clearline.generate.codec import Kind, Window
-from clearline.ops import Leaf, Program, Weight
+from clearline.ops import Leaf, Program, Weight, lazy
 
 FRAME_MS = 80.0
 PARTS = ("encode", "temporal", "depformer", "decode")
@@ -22,11 +22,12 @@ PARTS = ("encode", "temporal", "depformer", "decode")
 class BenchReport:
     """Milliseconds a frame (medians), by part; gigabytes a frame must read, and GB/s the machine can.
 
-    `overhead` is everything that is not inside a backend: sampling, alignment, Python.
+    `overhead` is everything that is not inside a backend: sampling, alignment, Python. A backend that computes a frame in
+    one evaluation (mlx) has no parts to tell: `parts` is then empty and `overhead` None.
     """
 
     parts: dict[str, float]
-    overhead: float
+    overhead: float | None
     frame: float
     p99: float
     frames: int
@@ -55,13 +56,15 @@ class BenchReport:
 def bench(model: Model, frames: int = 100, threads: int = 2, on_frame: Callable[[int, int], None] | None = None) -> BenchReport:
     """Step a session of `model` on noise for `frames` frames after a warm-up, and time every part."""
     clock: dict[str, float] = defaultdict(float)
-    programs = copy.copy(model.programs)
-    programs.temporal = _Timed(programs.temporal, "temporal", clock)
-    programs.depth = [_Timed(program, "depformer", clock) for program in programs.depth]
+    codec, programs, whole = model.mimi, model.programs, lazy(model.backend) is not None
+    if not whole:
+        codec, programs = _TimedCodec(codec, clock), copy.copy(programs)
+        programs.temporal = _Timed(programs.temporal, "temporal", clock)
+        programs.depth = [_Timed(program, "depformer", clock) for program in programs.depth]
     pcm = (np.random.default_rng(0).standard_normal((frames + 5, model.mimi.frame_size)) * 0.05).astype(np.float32)
     rows: list[dict[str, float]] = []
     totals: list[float] = []
-    with Session(_TimedCodec(model.mimi, clock), programs, model.tokenizer, model.generation()) as session:
+    with Session(codec, programs, model.tokenizer, model.generation()) as session:
         for number, samples in enumerate(pcm):
             clock.clear()
             start = time.perf_counter()
@@ -72,8 +75,8 @@ def bench(model: Model, frames: int = 100, threads: int = 2, on_frame: Callable[
                 totals.append(total)
             if on_frame is not None:
                 on_frame(number, len(pcm))
-    parts = {part: float(np.median([row[part] for row in rows])) for part in PARTS}
-    overhead = float(np.median([total - sum(row.values()) for row, total in zip(rows, totals, strict=True)]))
+    parts = {} if whole else {part: float(np.median([row[part] for row in rows])) for part in PARTS}
+    overhead = None if whole else float(np.median([total - sum(row.values()) for row, total in zip(rows, totals, strict=True)]))
     return BenchReport(
         parts, overhead, float(np.median(totals)), float(np.percentile(totals, 99)), frames,
         read_bandwidth(threads), frame_bytes(model, frames) / 1e9,
@@ -93,7 +96,7 @@ def matrix_bytes(weights: Mapping[str, Weight]) -> int:
     for name, weight in weights.items():
         if len(weight.shape) >= 2 and not any("emb" in part and "embedding" not in part for part in name.split(".")):
             total += (
-                weight.data.nbytes + (0 if weight.scale is None else weight.scale.nbytes) if weight.bits else weight.data.size * 4
+                weight.data.nbytes + (0 if weight.scale is None else 4 * weight.scale.size) if weight.bits else weight.data.size * 4
             )
     return total
 

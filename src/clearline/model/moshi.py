@@ -43,11 +43,15 @@ class Moshi:
         yield from state_at("transformer", Transformer(self.cfg.transformer), batch)
 
     def step(self, ops: Ops, w: Weights, s: State, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        cfg, row = self.cfg, inputs["row"]
+        return self._after_embedding(ops, w, s, self.embed(ops, w, inputs["row"]))
+
+    def embed(self, ops: Ops, w: Weights, row: Array) -> Array:
+        """The sum of a row's embeddings: row int64 [B, 1 + n_q] -> [B, 1, dim]."""
+        cfg = self.cfg
         x = self._embedding(cfg.text_card)(ops, w.at("text_emb"), ops.slice(row, 1, 0, 1))
         for k in range(cfg.n_q):
             x = x + self._embedding(cfg.card)(ops, w.at(f"emb.{k}"), ops.slice(row, 1, k + 1, k + 2))
-        return self._after_embedding(ops, w, s, x)
+        return x
 
     def embedded_inputs(self, batch: int) -> dict[str, InputSpec]:
         return {"embedding": InputSpec((batch, self.cfg.transformer.dim))}

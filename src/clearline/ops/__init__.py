@@ -1,6 +1,17 @@
 """The semantic operations the model is written against, its weights, and its streaming state."""
 
-from clearline.ops.interface import Array, Backend, InputSpec, Ops, Program, StepFunction, as_ops
+from clearline.ops.interface import (
+    Array,
+    Backend,
+    InputSpec,
+    LazyBackend,
+    LazyProgram,
+    Ops,
+    Program,
+    StepFunction,
+    as_ops,
+    lazy,
+)
 from clearline.ops.state import Leaf, Ring, State, StateSpec, initial_state
 from clearline.ops.weight import Weight, Weights, WeightSpec
 
@@ -8,6 +19,8 @@ __all__ = [
     "Array",
     "Backend",
     "InputSpec",
+    "LazyBackend",
+    "LazyProgram",
     "Leaf",
     "Ops",
     "Program",
@@ -20,4 +33,5 @@ __all__ = [
     "Weights",
     "as_ops",
     "initial_state",
+    "lazy",
 ]

@@ -5,6 +5,7 @@ silently: token ids are int64, everything else is the backend's one float type (
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -130,6 +131,13 @@ class Program(Protocol):
         """One step: reads and updates `state` in place, returns the outputs (float32 or int64)."""
 
 
+class LazyProgram(Program, Protocol):
+    """A program of a backend that computes nothing before it is asked to."""
+
+    def later(self, state: dict[str, Leaf], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """As `run`; inputs may be arrays that are not computed yet, outputs and leaves are such arrays."""
+
+
 class Backend(Protocol):
     """What executes steps: compile once, run many times. `device` and `dtype` say where, and what activations are."""
 
@@ -148,3 +156,18 @@ class Backend(Protocol):
         inputs: Mapping[str, InputSpec],
     ) -> Program:
         """Make `step` ready to run on these weights."""
+
+
+class LazyBackend(Backend, Protocol):
+    """A backend whose programs are `LazyProgram`s, and whose operations can draw tokens (`clearline.generate.guess`)."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """Where its arrays are made and computed; nobody else's are meanwhile."""
+
+    def now(self, outputs: Mapping[str, Any], states: Iterable[Mapping[str, Leaf]]) -> dict[str, np.ndarray]:
+        """Compute outputs and states, all in one evaluation."""
+
+
+def lazy(backend: Backend) -> LazyBackend | None:
+    """The backend, when it is a lazy one."""
+    return cast(LazyBackend, backend) if getattr(backend, "lazy", False) else None

@@ -23,8 +23,8 @@ class Weight:
 
     Dense: `data` is the array in its stored dtype (float32, float16 or bfloat16). Quantised, `bits` 4 or 8: `data` holds
     unsigned codes as uint8 [out, in * bits / 8], two 4-bit codes a byte with the even one low, and with groups of
-    `group` along `in` the value is code * scale + bias, with `scale` and `bias` [out, in / group]; without a bias the
-    groups are symmetric: (code - 2^(bits-1)) * scale.
+    `group` along `in` the value is code * scale + bias, with `scale` and `bias` [out, in / group] of any float dtype; without
+    a bias the groups are symmetric: (code - 2^(bits-1)) * scale.
     """
 
     name: str
@@ -62,6 +62,14 @@ class Weight:
     def zero(self) -> int:
         """The code that stands for 0 in symmetric groups."""
         return 1 << (self.bits - 1)
+
+    def zero_points(self) -> np.ndarray | None:
+        """The code that stands for 0 in every group with a bias, uint8 [out, in / group]; None when one of them is no code."""
+        assert self.scale is not None and self.bias is not None
+        scale, bias = self.scale.astype(np.float32), self.bias.astype(np.float32)
+        zero = np.rint(np.divide(-bias, scale, out=np.zeros_like(scale), where=scale != 0))
+        whole = (zero >= 0) & (zero < 1 << self.bits) & (zero * scale == -bias)
+        return zero.astype(np.uint8) if whole.all() else None
 
     def rows(self, start: int, stop: int) -> "Weight":
         """The rows start..stop, dense or quantised, without copying."""
