@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from clearline.checkpoint.names import is_linear, linear_bits
 from clearline.config import DepformerConfig, LMConfig, TransformerConfig
 from clearline.config.kyutai import MOSHI_7B, official_mimi, parse_checkpoint
 from clearline.model import lm_weights, mimi_weights
@@ -31,7 +32,7 @@ def with_context(cfg: LMConfig, context: int) -> LMConfig:
 
 
 def random_lm(cfg: LMConfig, bits: int, seed: int = 0) -> dict[str, Weight]:
-    """Random weights of variance 1/fan-in; linear ones as q8 or q4 codes when `bits` is 8 or 4, else float32."""
+    """Random weights of variance 1/fan-in; linear ones as `load(quantize=...)` has them when `bits` is 8 or 4, else float32."""
     return _random(lm_weights(cfg), bits, seed)
 
 
@@ -43,18 +44,18 @@ def parameters(weights: Mapping[str, Weight]) -> int:
     return sum(int(np.prod(weight.shape)) for weight in weights.values())
 
 
-_LINEAR = ("in_projs", "out_projs", "linear_in", "linear_out", "linear1", "linear2", "linears", "text_linear", "depformer_in")
-
-
 def _random(shapes: Mapping[str, tuple[int, ...]], bits: int, seed: int) -> dict[str, Weight]:
     rng = np.random.default_rng(seed)
     weights: dict[str, Weight] = {}
     for name, shape in shapes.items():
         fan_in = int(np.prod(shape[1:])) or 1
-        if bits and any(part in _LINEAR for part in name.split(".")):
-            codes = rng.integers(0, 256, (shape[0], shape[1] * bits // 8), np.uint8)
-            scale = np.full((shape[0], shape[1] // 32), 2.0 / (1 << (bits - 1)) / fan_in**0.5, np.float32)
-            weights[name] = Weight(name, codes, scale, bits, 32)
+        if bits and is_linear(name):
+            own = linear_bits(name, bits)
+            codes = rng.integers(0, 256, (shape[0], shape[1] * own // 8), np.uint8)
+            # As `clearline.ops.rounding` has them: q8 symmetric, q4 with a whole zero point a group.
+            scale = np.full((shape[0], shape[1] // 32), 2.0 ** -np.rint(own - 2 + np.log2(fan_in) / 2), np.float32)
+            bias = -rng.integers(6, 10, scale.shape).astype(np.float32) * scale if own == 4 else None
+            weights[name] = Weight(name, codes, scale, own, 32, bias)
         elif name.endswith(("alpha", "norm1.weight", "norm2.weight", "scale")):
             weights[name] = Weight(name, np.full(shape, 0.5, np.float32))
         else:
