@@ -91,8 +91,8 @@ def random_level(rng):
 
 
 def add_noise(wav, speech_rms, rng, kinds=TRAIN_NOISE, voices=None, snr=None, rate=0.8):
-    """Adds noise at 5..40 dB below the speech, over the whole of wav."""
+    """Adds noise at 5..40 dB below the speech, more often loud than soft, over the whole of wav."""
     if rng.random() > rate:
         return wav
-    snr = rng.uniform(5, 40) if snr is None else snr
+    snr = 5 + 35 * rng.random() ** 1.4 if snr is None else snr
     return wav + noise(str(rng.choice(kinds)), len(wav), rng, voices) * (speech_rms * 10 ** (-snr / 20))

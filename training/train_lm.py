@@ -2,7 +2,7 @@
 
     python train_lm.py [--minutes 60] [--batch 20] [--resume]
 
-Writes lm.pt every two minutes. Shards SESSIONS*.npz that appear while it runs
+The minutes are of CPU time, so a busy machine changes nothing. Writes lm.pt every two minutes. Shards SESSIONS*.npz that appear while it runs
 are read as they come.
 """
 import argparse
@@ -18,6 +18,7 @@ from torch import nn
 from common import PHONEMES, TEXT_EPAD, TEXT_PAD, WORK, build_lm
 
 SUB = 4                                                          # CTC steps in one frame
+WRONG_EARS = .15
 OUT = "lm"
 
 
@@ -57,6 +58,17 @@ def corrupt(x, card, amount):
     user[:] = torch.where(torch.arange(8)[None, :, None] >= deaf[:, None, None], -1, user)
     own[:] = torch.where(torch.rand(own.shape) < .03, torch.randint(card, own.shape), own)
     return x
+
+
+def continuing(text):
+    """Frames of a reply after its first word, up to its last: text [B,T] -> bool [B,T]."""
+    inside = torch.zeros(text.shape, dtype=torch.bool)
+    for row, mask in zip(text.tolist(), inside):
+        words = [t for t, x in enumerate(row) if x not in (TEXT_PAD, TEXT_EPAD)]
+        for a, b in zip(words, words[1:]):
+            if b - a <= 12:
+                mask[a + 1:b + 1] = True
+    return inside
 
 
 class Ears(nn.Module):
@@ -124,12 +136,18 @@ class Trainer:
         initial = lm._get_initial_token().expand(b, -1, -1)
         full = torch.cat([initial, _delay_sequence(lm.delays, codes, initial)], 2)
         target = full[:, :, 1:]
+        text, heard = target[:, 0], corrupt(full[:, :, :-1], lm.card, amount)
+        # A reply once begun is finished, whatever the ears say: some rows hear another row's user, and learn only that.
+        wrong = (torch.rand(b) < WRONG_EARS)[:, None]
+        heard[:, 9:] = torch.where(wrong[..., None], heard[:, 9:].roll(1, 0), heard[:, 9:])
+        labels = torch.where(wrong, labels.roll(1, 0), labels)
+        phones = [phones[i - bool(w)] for i, w in enumerate(wrong)]
+        learnt = ~wrong | continuing(text)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, text_logits = lm.forward_text(corrupt(full[:, :, :-1], lm.card, amount))
+            hidden, text_logits = lm.forward_text(heard)
             ctc_logits = self.head(self.middle).float()
-        text = target[:, 0]
         weight = torch.where(text == TEXT_PAD, .25, 1.)
-        weight = torch.where(text == TEXT_EPAD, .6, weight).reshape(-1)
+        weight = (torch.where(text == TEXT_EPAD, .6, weight) * learnt).reshape(-1)
         lt = F.cross_entropy(text_logits.float().reshape(b * t, -1), text.reshape(-1), reduction="none")
         lt = (lt * weight).sum() / weight.sum()
         # CTC is worth its time only where the moments are not known.
@@ -142,6 +160,7 @@ class Trainer:
         # The depth transformer learns on the frames of the replies and a few silent ones.
         near = F.max_pool1d((text != TEXT_PAD).float()[:, None], 17, 1, 8)[:, 0] > 0
         pick = (near & (torch.rand(b, t) < .4)) | (torch.rand(b, t) < .04)
+        pick &= learnt
         pick[:, 0] = False                                       # delayed books are still initial there
         seq, hid = target.transpose(1, 2)[pick].T[None], hidden[pick][None]
         with torch.autocast("cpu", torch.bfloat16):
@@ -190,6 +209,7 @@ def main():
     ap.add_argument("--pattern", default="sessions*.npz")
     ap.add_argument("--codec", default=str(WORK / "codec_frozen.pt"))
     ap.add_argument("--out", default="lm")
+    ap.add_argument("--again", action="store_true", help="from the weights of --out, with a new optimiser and the whole schedule")
     ap.add_argument("--relearn", action="store_true", help="replies with new codes: the depth transformer above all")
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
@@ -209,17 +229,17 @@ def main():
         opt = torch.optim.AdamW([{"params": [p for p in params if id(p) not in slow]},
                                  {"params": [p for p in params if id(p) in slow], "scale": .05}], lr=a.lr, betas=(.9, .97), weight_decay=.02)
     spent = 0
-    if a.resume:
+    if a.resume or a.again or a.relearn:
         d = torch.load(WORK / f"{a.out}.pt")
         ears.load_state_dict(d["ears"])
         lm.load_state_dict(ears.fold(d["lm"], -1)), trainer.head.load_state_dict(d["head"])
-        if not a.relearn:
+        if a.resume:
             opt.load_state_dict(d["opt"])
             spent = d["spent"]
     train, held = Sessions(a.pattern), Sessions(a.pattern.replace("sessions", "heldout"))
-    start, step, saved, tested, sums = time.time() - spent, 0, time.time(), time.time(), {}
-    while (done := (time.time() - start) / (60 * a.minutes)) < 1:
-        lr = a.lr * min(1, (step + 1) / (20 if a.resume else 150)) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
+    start, step, saved, tested, sums = time.process_time() - spent, 0, time.process_time(), time.process_time(), {}
+    while (done := (time.process_time() - start) / (60 * a.minutes)) < 1:
+        lr = a.lr * min(1, (step + 1) / (20 if spent else 150)) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
         for g in opt.param_groups:
             g["lr"] = lr * g.get("scale", 1)
         lm.train(), ears.listen()
@@ -235,14 +255,14 @@ def main():
         for k, v in dict(text=lt, cb0=la[0], cb=la[1:].mean(), ctc=lc, ce=le).items():
             sums.setdefault(k, []).append(float(v.detach())) if float(v.detach()) else None
         if step % 50 == 0:
-            print(step, f"{(time.time() - start) / 60:.1f}min", *(f"{k} {np.mean(v):.3f}" for k, v in sums.items()),
+            print(step, f"{(time.process_time() - start) / 60:.1f}min", *(f"{k} {np.mean(v):.3f}" for k, v in sums.items()),
                   len(train.codes), flush=True)
             sums = {}
-        if time.time() - saved > 120:
-            saved = time.time()
-            save(lm, trainer, opt, ears, time.time() - start)
+        if time.process_time() - saved > 120:
+            saved = time.process_time()
+            save(lm, trainer, opt, ears, time.process_time() - start)
             train.reload(), held.reload()
-        if time.time() - tested > 420 and done > .08:
+        if time.process_time() - tested > 420 and done > .08:
             lm.eval(), ears.listen()
             for name, s in (("train", train), ("heldout", held)):
                 if s.seen:
@@ -250,9 +270,9 @@ def main():
                     text, audio = greedy(lm, c[:, 9:])
                     n = min(text.shape[1], c.shape[2])
                     print(f"  {name}: sessions right {right(text.tolist(), c[:, 0].tolist()):.2f}", flush=True)
-            tested = time.time()
+            tested = time.process_time()
     lm.eval()
-    save(lm, trainer, opt, ears, time.time() - start)
+    save(lm, trainer, opt, ears, time.process_time() - start)
 
 
 if __name__ == "__main__":
