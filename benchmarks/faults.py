@@ -109,7 +109,7 @@ def foreign_lines(cases: list[ForeignCase], origin: str) -> list[str]:
     for description in dict.fromkeys(case.description for case in cases):
         row = {case.given: case for case in cases if case.description == description}
         said = [
-            "not in the codes" if given not in row else ", ".join(row[given].named) or "well"
+            "not in the codes" if given not in row else ", ".join(row[given].named) or row[given].kind.removeprefix("all is ")
             for given in ("codes", "codes and sound", "sound")
         ]
         lines.append(f"| {description} | {' | '.join(said)} |")

@@ -5,7 +5,8 @@
 
 A line that begins with "$ " is a command, what follows it is what it printed, and "exit code N" where that is not 0. Commands
 run in one folder, in order, which holds `examples/` and `questions.wav`: the examples one after the other. `$ # log A.trace
-A.log` writes a trace down as MOSHI_DEBUG lines. Lines longer than the page are folded.
+A.log` writes a trace down as MOSHI_DEBUG lines. Lines longer than the page are folded. An answer that is Markdown itself, with
+fences in it, needs a block with a longer fence.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from clearline.trace import read_trace
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 118
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(`{3,})console\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder)
-        new = BLOCK.sub(lambda found: "```console\n" + replayed(found[1], folder) + "```", text)
+        new = BLOCK.sub(lambda found: f"{found[1]}console\n{replayed(found[2], folder)}{found[1]}", text)
     if asked.check:
         sys.exit(0 if new == text else "some answers changed")
     asked.page.write_text(new)

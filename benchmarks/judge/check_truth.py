@@ -14,7 +14,7 @@ from codec_conditions import CODEC_CONDITIONS
 from conditions import CONDITIONS
 from corpus import voices
 from faster_whisper import WhisperModel
-from measure import replies
+from measure import chosen, replies
 
 from clearline.app import load_codec
 from clearline.lab.judge.hearing import hear
@@ -35,12 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--each", type=int, default=2)
+    parser.add_argument("--only", default="", help="conditions, separated by commas; `codec` stands for all that are done to codes")
     parser.add_argument("--cache", type=Path, default=Path())
     arguments = parser.parse_args()
     whisper = WhisperModel(str(arguments.folder), device="cpu", compute_type="float32", cpu_threads=1)
     rng, codec = np.random.default_rng(5), load_codec("nano", threads=1)
     own, clips = replies(arguments.cache, 20), voices(10**9, rng)
-    for name in [*CODEC_CONDITIONS, *CONDITIONS]:
+    for name in dict.fromkeys(chosen(arguments.only)):
         wrong = words = 0
         for _ in range(arguments.each):
             if name in CONDITIONS:

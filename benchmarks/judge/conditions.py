@@ -49,6 +49,18 @@ def noise(rng: np.random.Generator, count: int, colour: float = 0.0) -> np.ndarr
     return out / np.sqrt((out**2).mean())
 
 
+def music(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Chords with a beat: three decaying tones with overtones every 0.2 to 0.5 s, and a knock with each."""
+    out, beat, t = np.zeros(count + RATE), int(rng.uniform(0.2, 0.5) * RATE), np.arange(RATE) / RATE
+    root = rng.uniform(110, 260)
+    for start in range(0, count, beat):
+        for step in rng.choice([0, 3, 4, 7, 9, 12, 16], 3, replace=False):
+            pitch = root * 2 ** (step / 12)
+            out[start : start + RATE] += np.exp(-4 * t) * sum(np.sin(2 * np.pi * pitch * k * t) / k for k in (1, 2, 3, 4))
+        out[start : start + 600] += rng.standard_normal(600) * np.exp(-np.arange(600) / 150)
+    return out[:count] / np.abs(out[:count]).max()
+
+
 def power(pcm: np.ndarray) -> float:
     """Mean power of the loud part."""
     frames = pcm[: len(pcm) // 480 * 480].reshape(-1, 480) ** 2
@@ -171,6 +183,48 @@ def room(pcm, rng):
     return scipy.signal.fftconvolve(pcm, tail), RATE
 
 
+@condition("degraded", "frames lost")
+def frames_dropped(pcm, rng):
+    """One to three of a hundred frames of 80 ms are missing."""
+    frames = np.pad(pcm, (0, -len(pcm) % FRAME)).reshape(-1, FRAME)
+    kept = rng.random(len(frames)) > rng.uniform(0.01, 0.03)
+    kept[len(frames) // 2] = False
+    return frames[kept].reshape(-1), RATE
+
+
+@condition("degraded", "frames lost")
+def frames_doubled(pcm, rng):
+    """Some frames are played twice."""
+    frames = np.pad(pcm, (0, -len(pcm) % FRAME)).reshape(-1, FRAME)
+    times = 1 + (rng.random(len(frames)) < rng.uniform(0.05, 0.1))
+    times[len(frames) // 2] = 2
+    return np.repeat(frames, times, 0).reshape(-1), RATE
+
+
+@condition("degraded", "offset")
+def constant_offset(pcm, rng):
+    return pcm * 0.7 + rng.choice([-1, 1]) * rng.uniform(0.05, 0.25), RATE
+
+
+@condition("degraded", "music")
+def music_behind(pcm, rng):
+    played = music(len(pcm), rng)
+    return pcm + played * np.sqrt(power(pcm) / power(played) * 10 ** (-rng.uniform(12, 22) / 10)), RATE
+
+
+@condition("degraded", "bits")
+def few_bits(pcm, rng):
+    steps = 2 ** int(rng.integers(5, 7))
+    return np.round(pcm / np.abs(pcm).max() * steps) / steps, RATE
+
+
+@condition("degraded", "bits")
+def law_misread(pcm, rng):
+    """Logarithmic (mu-law like) samples taken as linear ones: everything soft is loud."""
+    loud = pcm / np.abs(pcm).max()
+    return 0.5 * np.sign(loud) * np.log1p(255 * np.abs(loud)) / np.log(256), RATE
+
+
 # ---- garbled, done to the sound
 
 
@@ -252,6 +306,33 @@ def tones(pcm, rng):
     t = np.arange(len(pcm)) / RATE
     melody = np.repeat(rng.uniform(100, 900, len(pcm) // 6000 + 1), 6000)[: len(pcm)]
     return sum(np.sin(2 * np.pi * np.cumsum(melody * k) / RATE) / k for k in range(1, 6)) * 0.1 + 0 * t, RATE
+
+
+@condition("garbled", "music")
+def music_alone(pcm, rng):
+    return 0.5 * music(max(len(pcm), 2 * RATE), rng), RATE
+
+
+@condition("garbled", "buzz")
+def buzz(pcm, rng):
+    """A row of pulses, of one pitch or gliding, at one level or swelling: the pitch of a voice and nothing else of it."""
+    t = np.arange(len(pcm)) / RATE
+    pitch = rng.uniform(60, 250) * (1 + rng.choice([0, 0.2]) * np.sin(2 * np.pi * rng.uniform(0.3, 2) * t))
+    pulses = np.diff(np.floor(np.cumsum(pitch) / RATE), prepend=0)
+    return 0.8 * pulses * (1 - rng.choice([0, 0.9]) * (np.sin(2 * np.pi * rng.uniform(1, 4) * t) > 0)), RATE
+
+
+@condition("garbled", "bytes")
+def floats_as_integers(pcm, rng):
+    """32-bit floats read as 16-bit integers: every second sample is noise, at half the speed."""
+    return np.frombuffer(pcm.astype("<f4").tobytes(), "<i2").astype(np.float32) / 32768, RATE
+
+
+@condition("garbled", "bytes")
+def misaligned_bytes(pcm, rng):
+    """16-bit samples read from the middle of one: high bytes of one with low bytes of the next."""
+    raw = np.round(np.clip(pcm, -1, 1) * 32767).astype("<i2").tobytes()[1:-1]
+    return np.frombuffer(raw, "<i2").astype(np.float32) / 32768, RATE
 
 
 @condition("garbled", "bytes")

@@ -58,7 +58,9 @@ class Fit:
 
     def __init__(self, question: str, rows: list[dict]) -> None:
         self.question = question
-        self.rows = rows if question == "garbled" else [row for row in rows if row["truth"] != "garbled"]
+        # What is misaligned is neither garbled nor understood with ease (see codec_conditions.py), but certainly not clear.
+        left_out = "misaligned" if question == "garbled" else "garbled"
+        self.rows = [row for row in rows if row["truth"] != left_out]
         self.curves = {name: self._curve(name, names) for name, names in MEASURES[question].items()}
         self.together = {}
         for count in range(1, len(self.curves) + 1):
@@ -91,7 +93,8 @@ class Fit:
 
 
 def truth(rows: list[dict], question: str) -> np.ndarray:
-    return np.array([float(row["truth"] == question) for row in rows])
+    names = (question,) if question == "garbled" else (question, "misaligned")
+    return np.array([float(row["truth"] in names) for row in rows])
 
 
 def verdict(garbled: Fit, degraded: Fit, chosen: tuple[str, ...], row: dict) -> str:
@@ -105,10 +108,17 @@ def verdict(garbled: Fit, degraded: Fit, chosen: tuple[str, ...], row: dict) -> 
 
 
 def defective(row: dict) -> bool:
-    from clearline.lab.judge.defects import CLICKS, CLIPPED, GAPS, LOOPED, OFFSET
+    from clearline.lab.judge.defects import CLICKS, CLIPPED, DOUBLED, GAPS, LOOPED, OFFSET
 
     d = row["defects"]
-    return d["clipped"] > CLIPPED or d["pattern"] > CLICKS or d["gaps"] > GAPS or d["looped"] >= LOOPED or d["offset"] > OFFSET
+    return (
+        d["clipped"] > CLIPPED
+        or d["pattern"] > CLICKS
+        or d["gaps"] > GAPS
+        or d["looped"] >= LOOPED
+        or d["offset"] > OFFSET
+        or d.get("doubled", 0) >= DOUBLED
+    )
 
 
 def held_out(rows: list[dict]) -> list[tuple[dict, Fit, Fit]]:
@@ -126,6 +136,9 @@ def subsets(names: list[str]) -> list[tuple[str, ...]]:
 
 
 def wrong(row: dict, said: str) -> bool:
+    """Garbled sound called intelligible or the reverse. What is misaligned is only not clear."""
+    if row["truth"] == "misaligned":
+        return said == "clear"
     return said != "undecided" and (said == "garbled") != (row["truth"] == "garbled")
 
 
@@ -168,7 +181,11 @@ def main() -> None:
 
 
 def predicted(tried, chosen: tuple[str, ...]) -> list[tuple[float, bool]]:
-    asked = [(row, garbled) for row, garbled, _ in tried if all(name in row["witnesses"] for name in chosen)]
+    asked = [
+        (row, garbled)
+        for row, garbled, _ in tried
+        if row["truth"] != "misaligned" and all(name in row["witnesses"] for name in chosen)
+    ]
     return [(garbled.probability(chosen, row), row["truth"] == "garbled") for row, garbled in asked]
 
 
@@ -186,7 +203,10 @@ def tables(rows, tried, rates) -> None:
             table[row["truth"]][said] += 1
             by[f"{row['truth']} | {row['condition']}"][said] += 1
         print(f"\n{title} ({', '.join(chosen)})\n\n| truth | clear | degraded | undecided | garbled |\n|---|---|---|---|---|")
-        for name, counts in [*((true, table[true]) for true in ("clear", "degraded", "garbled")), *sorted(by.items())]:
+        for name, counts in [
+            *((true, table[true]) for true in ("clear", "degraded", "misaligned", "garbled")),
+            *sorted(by.items()),
+        ]:
             print(f"| {name} | " + " | ".join(str(counts[said]) for said in ("clear", "degraded", "undecided", "garbled")) + " |")
     print("\nwith codec")
     for chosen in (("codec",), ("codec", "language", "mos", "sound"), ("codec", "language", "mos", "sound", "text")):

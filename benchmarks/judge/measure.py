@@ -21,7 +21,7 @@ from clearline.app import load_codec
 from clearline.errors import ClearlineError
 from clearline.lab.judge import codes, language, mos, sound, text
 from clearline.lab.judge.case import Case
-from clearline.lab.judge.defects import clipped_share, frame_pattern, gap_count, looped
+from clearline.lab.judge.defects import FRAME_SECONDS, clipped_share, doubled_count, frame_pattern, gap_count, looped
 from clearline.lab.judge.hearing import Heard, hear
 
 # Conditions that a healthy recording is in deserve more recordings: false alarms are the worse mistake.
@@ -71,8 +71,14 @@ def defect_values(heard: Heard) -> dict[str, float]:
     """What the rules of `defects` compare with their thresholds."""
     return {
         "clipped": clipped_share(heard.pcm), "pattern": frame_pattern(heard), "gaps": gap_count(heard) / heard.active,
-        "looped": looped(heard.voice)[0], "offset": abs(float(heard.pcm.mean())),
+        "doubled": doubled_count(heard, FRAME_SECONDS), "looped": looped(heard.voice)[0], "offset": abs(float(heard.pcm.mean())),
     }  # fmt: skip
+
+
+def chosen(only: str) -> list[str]:
+    every = [*CONDITIONS, *CODEC_CONDITIONS, *TWICE]
+    wanted = only.split(",")
+    return [name for name in every if not only or name in wanted or ("codec" in wanted and name in CODEC_CONDITIONS)]
 
 
 def main() -> None:
@@ -80,6 +86,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--only", default="", help="conditions, separated by commas; `codec` stands for all that are done to codes")
     parser.add_argument("--decoys", type=int, default=29)
     arguments = parser.parse_args()
     text.DECOYS = arguments.decoys
@@ -90,7 +97,7 @@ def main() -> None:
     number, until = 0, time.time() + 60 * arguments.minutes
     with arguments.output.open("a") as file:
         while time.time() < until:
-            names = [*CONDITIONS, *CODEC_CONDITIONS, *TWICE]
+            names = chosen(arguments.only)
             clips = voices(10**9, rng)
             for name in rng.permutation(names):
                 started, number = time.process_time(), number + 1

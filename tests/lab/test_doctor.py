@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -145,7 +146,9 @@ def test_the_judge_is_heard(monkeypatch, run):
         asked.append((len(pcm), codes is not None, codec is not None))
         return Judgement("garbled", 0.97, 0.02, "no witness understood it", ())
 
-    monkeypatch.setattr("clearline.lab.judge.judge", judge)
+    module = sys.modules["clearline.lab.doctor.examine"]
+    monkeypatch.setattr(module, "judge_recording", judge)
+    monkeypatch.setattr(module, "untrained", lambda codec, count: False)
     found = examine(as_output(gather(str(MODEL), said, trace=str(trace), times=said.with_name("fast.json"))), machine=False)
     assert found.names == ("garbled",) and found.findings[0].confidence == 0.97 and "no witness understood it" in found.paragraph
     assert asked and asked[0][1:] == (True, True)

@@ -11,13 +11,14 @@ from clearline.backends import get_backend
 from clearline.config import Sampling
 from clearline.errors import ClearlineError
 from clearline.lab.doctor import Evidence
-from clearline.lab.doctor.alignment import link, look_at_alignment
+from clearline.lab.doctor.alignment import look_at_alignment
 from clearline.lab.doctor.blind import guises, look_at_codes, look_at_signal
 from clearline.lab.doctor.configuration import look_at_files, look_at_setup
 from clearline.lab.doctor.drawing import measure
 from clearline.lab.doctor.encoding import agree, converse
 from clearline.lab.doctor.files import read_runs, read_times
 from clearline.lab.doctor.finding import Chart, Finding
+from clearline.lab.doctor.links import link
 from clearline.lab.doctor.machine import look_at_machine
 from clearline.lab.doctor.odd import OddBackend
 from clearline.lab.doctor.records import look_at_records, look_at_transcript, similarity
@@ -26,6 +27,7 @@ from clearline.lab.doctor.speaking import explain, underfilled, zero_runs
 from clearline.lab.doctor.thinking import loss_at
 from clearline.lab.doctor.timing import look_at_times, underruns
 from clearline.lab.doctor.verdict import conclude
+from clearline.ops import Weight
 from clearline.trace import Trace
 
 RNG = np.random.default_rng(3)
@@ -231,10 +233,15 @@ def test_a_recording_by_itself():
 class Echo:
     """A codec of two codebooks whose sound tells exactly whether the second is 7 times the first, modulo its bins."""
 
-    frame_size = 64
+    frame_size, sample_rate = 64, 24_000
+    # Codes that are near each other sound nothing alike.
+    weights = {  # noqa: RUF012
+        f"quantizer.{half}.vq.layers.0._codebook.embedding": Weight(half, RNG.standard_normal((997, 4)))
+        for half in ("rvq_first", "rvq_rest")
+    }
 
     class cfg:  # noqa: N801
-        bins, n_q = 997, 2
+        bins, n_q, n_q_semantic = 997, 2, 1
 
     def decode(self, codes):
         pcm = np.zeros((codes.shape[1], 64))
@@ -260,6 +267,8 @@ def test_codes_alone():
     assert names(look_at_codes, Echo(), codes) == []
     late = np.stack([codes[0, 1:], codes[1, :-1]])
     assert names(look_at_codes, Echo(), late) == ["acoustic-delay"]
+    far = np.stack([codes[0, 4:], codes[1, :-4]])  # farther than the sweep moves
+    assert names(look_at_codes, Echo(), far) == ["acoustic-delay"]
     assert names(look_at_codes, Echo(), codes[::-1].copy()) == ["codebooks-permuted"]
     assert names(look_at_codes, Echo(), np.minimum(codes + 1, 996)) == ["audio-vocabulary-offset"]
     shuffled = np.stack([codes[0], np.random.default_rng(0).permutation(codes[1])])
@@ -268,6 +277,16 @@ def test_codes_alone():
     beyond[:, :4] = 2048
     assert names(look_at_codes, Echo(), beyond) == ["codes-out-of-range"]
     assert names(look_at_codes, Echo(), codes[:, :10]) == []
+    assert names(look_at_codes, Echo(), np.repeat(codes[:, 5:8], 27, 1)) == ["codes-stuck"]
+
+
+def test_frames_out_of_order(monkeypatch):
+    """Codes that come back, in an order that a permutation test cannot tell from a random one."""
+    monkeypatch.setattr("clearline.lab.doctor.blind.order_p", lambda codec, codes: 0.4)
+    monkeypatch.setattr("clearline.lab.doctor.blind.SURE", 1.1)
+    assert names(look_at_codes, Echo(), echoed()) == ["frames-out-of-order"]
+    monkeypatch.setattr("clearline.lab.doctor.blind.order_p", lambda codec, codes: 0.002)
+    assert names(look_at_codes, Echo(), echoed()) == []
 
 
 def test_guises_keep_the_shape():

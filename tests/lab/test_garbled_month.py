@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "garbled-month.md"
-BLOCKS = re.findall(r"^```console\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = [block for _, block in re.findall(r"^(`{3,})console\n(.*?)^\1$", PAGE.read_text(), re.MULTILINE | re.DOTALL)]
 COMMANDS = [line.removeprefix("$ ") for block in BLOCKS for line in block.splitlines() if line.startswith("$ clearline ")]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clearline.lab.judge.case import Case
-from clearline.lab.judge.codes import ask, returned
+from clearline.lab.judge.codes import ask, misfit, returned
 from clearline.lab.judge.hearing import hear
 
 RATE, SIZE, CARD = 24_000, 1920, 500
@@ -62,6 +62,37 @@ def test_misaligned_codes_do_not_come_back_and_the_codecs_own_do():
     found = returned(heard(codec, codes), codes, codec)
     assert found.back < 0.05 and found.healthy > 0.3 and abs(found.share) < 0.1 and found.same_sound > 0.99
     assert "0% of the semantic codes come back" in ask(Case(heard(codec, codes), codes=codes, codec=codec)).says
+
+
+class Narrow(Toy):
+    """Gives only sound back that it made of codes that belong together: nothing else has codes of its own."""
+
+    def encode(self, pcm, codebooks):
+        frames = np.pad(pcm, (0, -len(pcm) % SIZE)).reshape(-1, SIZE)
+        first, second = ((frames @ patterns.T).argmax(1) for patterns in self.patterns)
+        return np.stack([np.where(second == first * 7 % CARD, first, (first + 1) % CARD), second])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_of_a_sound_that_no_codec_gives_back_clear_speech_tells_whether_the_codec_is_to_blame(monkeypatch, trained):
+    codec, codes = Narrow(), belonging()
+    speech = codec.decode(codes).astype(np.float32) if trained else np.random.default_rng(0).standard_normal(60 * SIZE) * 0.1
+    monkeypatch.setattr("clearline.lab.consistency.reference_speech", lambda rate: speech)
+    codes = np.stack([codes[0], (codes[1] + 250) % CARD])  # no frame's own codes belong together
+    found = ask(Case(heard(codec, codes), codes=codes, codec=codec))
+    assert found.asked is trained
+    assert ("of clear speech" in found.says) if trained else ("random weights?" in found.says)
+    assert not trained or (misfit(found) is not None and found.measures["healthy"] < 0.06)
+
+
+def test_codes_that_do_not_come_back_are_a_defect():
+    codec = Toy()
+    codes = belonging()
+    wrong = np.stack([codes[0], np.roll(codes[1], 1)])
+    assert misfit(ask(Case(heard(codec, wrong), codes=wrong, codec=codec))) is not None
+    assert misfit(ask(Case(heard(codec, codes), codes=codes, codec=codec))) is None
+    # Another sound is not what these codes decode to: that they do not come back says nothing of it.
+    assert misfit(ask(Case(heard(codec, codes[:, ::-1]), codes=codes, codec=codec))) is None
 
 
 def test_another_sound_than_that_of_the_codes_is_named():

@@ -9,7 +9,7 @@ from clearline.lab.judge.defects import clipped_share, defects, frame_pattern, g
 from clearline.lab.judge.hearing import hear
 from clearline.lab.judge.sound import statistics
 
-RATE = 24_000
+RATE, FRAME = 24_000, 1920
 
 
 def voice(seconds: float = 3.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
@@ -115,6 +115,25 @@ def test_loops():
     assert period == pytest.approx(0.3, abs=0.006) and 0.4 <= seconds <= 0.7
     assert looped(pcm) == (0.0, 0.0)
     assert any("repeat" in line for line in defects(hear(np.tile(voice()[9000:15_000], 8), RATE)))
+
+
+def test_a_hum_or_an_offset_is_no_loop():
+    pcm = voice(rate=16_000)
+    hum = 0.15 * np.sin(2 * np.pi * 50 * np.arange(len(pcm)) / 16_000).astype(np.float32)
+    for sound in (pcm + np.float32(0.2), pcm + hum):
+        assert looped(sound)[0] < 0.4
+
+
+def test_frames_played_twice():
+    pcm = voice()
+    frames = pcm[: len(pcm) // FRAME * FRAME].reshape(-1, FRAME)
+    times = np.ones(len(frames), int)
+    times[[9, 22, 25]] = 2  # frames with sound
+    said = [line for line in defects(hear(np.repeat(frames, times, 0).reshape(-1), RATE)) if "twice" in line]
+    assert said == ["3 pieces of 80 ms are played twice"]
+    tone = np.sin(2 * np.pi * 200 * np.arange(2 * RATE) / RATE).astype(np.float32)
+    for sound in (pcm, tone):
+        assert not any("twice" in line for line in defects(hear(sound, RATE)))
 
 
 def test_an_offset():

@@ -21,14 +21,14 @@ GOOD = {
               "contrast": 13, "range": 35},
     "mos": {"mos": 4.2}, "language": {"advantage": 0.25, "fluency": -0.45},
     "text": {"p": 0.01, "z": 9.0, "lead": 0.4, "fit": -0.15},
-    "codec": {"evidence": 9.0, "share": 1.0},
+    "codec": {"evidence": 9.0, "share": 1.0, "back": 0.5, "healthy": 0.5, "trained": 0.5, "frames": 40, "same_sound": 1.0},
 }  # fmt: skip
 BAD = {
     "sound": {"attack": 0, "modulation": 0.2, "bands_together": 0.5, "voiced": 0.3, "glide": 0.1, "pitch": 150, "smooth": 0.4,
               "contrast": 6, "range": 15},
     "mos": {"mos": 1.2}, "language": {"advantage": -0.02, "fluency": -0.75},
     "text": {"p": 0.6, "z": -0.3, "lead": -0.1, "fit": -0.5},
-    "codec": {"evidence": 0.0, "share": 0.0},
+    "codec": {"evidence": 0.0, "share": 0.0, "back": 0.0, "healthy": 0.5, "trained": 0.5, "frames": 40, "same_sound": 1.0},
 }  # fmt: skip
 
 

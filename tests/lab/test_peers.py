@@ -1,6 +1,7 @@
 """Finding and running other implementations; with Kyutai's own packages where they are installed."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from clearline.lab.compare import compare_peer
 from clearline.lab.live import Live
 
 MODEL = str(DATA / "moshi_d1")
+FOREIGN = DATA.parents[2] / "src" / "clearline" / "lab" / "adapters" / "foreign"
 
 STUB = '''#!{python}
 """An interpreter that claims to have the packages of `moshi`, and whose runs do what the test says."""
@@ -133,6 +135,34 @@ def test_kyutais_layers_agree(hello):
     assert all(seen.first is None and max(seen.errors.values()) < 1e-4 for seen in found.layers)
     cfg = json.loads((DATA / "moshi_d1" / "config.json").read_text())
     assert len(found.layers[1].errors) > 6 * cfg["num_layers"] + 8 * 5 * cfg["depformer_num_layers"]
+
+
+@pytest.mark.oracle
+def test_kyutais_layers_agree_in_mlx(hello):
+    """moshi_mlx's modules under the names of PyTorch's weights; the codec that its programs use is rustymimi."""
+    found = live("moshi_mlx", hello, frames=4, layers=True)
+    assert [seen.part for seen in found.layers] == ["language model"]
+    assert found.layers[0].first is None and max(found.layers[0].errors.values()) < 1e-4
+    # All but the attention itself, which has no weights and so no name there.
+    assert all(name.endswith(".attention") for name in found.layers[0].missing) and len(found.layers[0].errors) == 151
+
+
+@pytest.mark.parametrize(
+    ("theirs", "kyutais"),
+    [
+        ("audio_embs.3", "emb.3"),
+        ("transformer.layers.1.self_attn.in_proj", "transformer.layers.1.self_attn.in_projs.0"),
+        ("transformer.layers.1.gating.linear_out", "transformer.layers.1.gating.linear_out"),
+        ("depformer.slices.0.emb", "codebook 0: depformer_text_emb"),
+        ("depformer.slices.2.emb", "codebook 2: depformer_emb.1"),
+        ("depformer.slices.2.linear_in", "codebook 2: depformer_in.2"),
+        ("depformer.slices.2.linear_out", "codebook 2: linears.2"),
+        ("depformer.slices.2.transformer.layers.1.self_attn.out_proj", "codebook 2: depformer.layers.1.self_attn.out_projs.2"),
+        ("depformer.slices.2.transformer.layers.1.gating.linear_in", "codebook 2: depformer.layers.1.gating.2.linear_in"),
+    ],
+)
+def test_names_of_mlx(theirs, kyutais):
+    assert runpy.run_path(str(FOREIGN / "layer_names.py"))["pytorch_name"](theirs) == kyutais
 
 
 @pytest.mark.oracle

@@ -30,6 +30,7 @@ from clearline.lab.report import (
     compare_report,
     doctor_report,
     judge_report,
+    peers_report,
     render,
     trace_report,
     write_report,
@@ -235,10 +236,27 @@ def test_commands(clearline, tmp_path):
         (["report", tmp_path / "a.trace", "-o", tmp_path / "r.pdf"], "written as HTML"),
         (["report", tmp_path / "a.trace", "-o", tmp_path / "no" / "r.html"], "no"),
         (["compare", tmp_path / "a.trace", tmp_path / "b.trace", "--html", tmp_path / "c.txt"], "written as HTML"),
-        (["compare", tmp_path / "a.trace", "--peers", "--html", tmp_path / "c.html"], "takes two sides"),
     ):
         answer = clearline(*arguments)
         assert answer.code == 2 and words in answer.err, answer
+
+
+def test_the_report_of_several_implementations():
+    """Every one that ran with its verdict and boundaries, every one that did not with its reason."""
+    same, other = run(), run(preset="kyutai-pytorch", seed=5)
+    found = {"moshi": compare(same, same, 1e-4), "rustymimi": compare(same, other, 1e-4)}
+    page = render(peers_report("hello.wav", found, {"moshi_mlx": "no <wheel>"}))
+    assert "1 of 2 differ." in page and "no &lt;wheel&gt;" in page and "hello.wav: Clearline and other" in page
+    assert "moshi: boundaries" in page and "rustymimi: boundaries" in page and found["rustymimi"].kind in page
+    assert peers_report("hello.wav", {"moshi": found["moshi"]}).verdict == "All equal."
+
+
+def test_the_report_of_several_backends(clearline, hello, tmp_path):
+    page = tmp_path / "b.html"
+    answer = clearline(
+        "compare", "--backends", "onnx,numpy64", hello, "-m", DATA / "moshi_d1", "--preset", "greedy", "--frames", 6, "--html", page
+    )  # fmt: skip
+    assert answer.code == 0 and "All tokens are equal." in page.read_text() and "numpy64" in page.read_text()
 
 
 @pytest.fixture(scope="module")

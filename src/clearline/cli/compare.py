@@ -39,7 +39,10 @@ def compare(
         str | None, typer.Option("--model-b", help="B's model, when it is not A's: a converted or quantised copy, say.")
     ] = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Compare every layer of the last step too when nothing differs (run:, peer:moshi).")
+        bool,
+        typer.Option(
+            "--layers", help="Compare every layer of the last step too when nothing differs (run:, peer:moshi, peer:moshi_mlx)."
+        ),
     ] = False,
     backends: Annotated[
         str | None, typer.Option("--backends", help="Run recording A on each of these, as onnx,torch,torch/bfloat16,numpy64.")
@@ -55,19 +58,17 @@ def compare(
     from clearline.lab.live import Live, is_live, open_side
 
     settings = None if preset is None else named_preset(preset)
-    if html is not None and (peers or backends is not None):
-        raise ConfigError("--html takes two sides; for another implementation, compare with peer:NAME")
     if peers:
         if b is not None or input is not None:
             raise ConfigError("--peers takes one recording and nothing else to compare")
-        _peers(Live(Path(a), model or "nano", settings, frames), tolerance, layers, json_output)
+        _peers(Live(Path(a), model or "nano", settings, frames), tolerance, layers, html, json_output)
         return
     if backends is not None:
         if b is not None or input is not None:
             raise ConfigError("--backends takes one recording and nothing else to compare")
         from clearline.cli.compare_backends import compare_backends
 
-        compare_backends(backends, Live(Path(a), model or "nano", settings, frames), json_output)
+        compare_backends(backends, Live(Path(a), model or "nano", settings, frames), html, json_output)
     if b is None:
         raise ConfigError("compare needs two sides, --peers, or --backends")
     live = None if input is None else Live(input, model or "nano", settings, frames)
@@ -97,7 +98,7 @@ def _code(found: "Comparison") -> int:
     return 0 if found.equal else 3 if found.kind == "undecided" else 1
 
 
-def _peers(live: "Live", tolerance: float, layers: bool, json_output: bool) -> None:
+def _peers(live: "Live", tolerance: float, layers: bool, html: Path | None, json_output: bool) -> None:
     from clearline.lab.adapters import PEERS, find_peers
     from clearline.lab.compare import compare_peer
 
@@ -105,16 +106,18 @@ def _peers(live: "Live", tolerance: float, layers: bool, json_output: bool) -> N
     if not names:
         raise ClearlineError("no other implementation is installed in the environments of CLEARLINE_PEERS; see `clearline peers`")
     reports: list[dict[str, Any]] = []
-    ran = []
+    ran: dict[str, Comparison] = {}
+    failed: dict[str, str] = {}
     for name in names:
         try:
             found = compare_peer(PEERS[name], live, tolerance, layers)
         except ClearlineError as error:
+            failed[name] = str(error)
             reports.append({"b": f"peer:{name}", "could_not_run": str(error)})
             if not json_output:
                 typer.echo(f"{name}: could not run: {error}\n")
             continue
-        ran.append(found)
+        ran[name] = found
         reports.append(report(found, "clearline", f"peer:{name}"))
         if not json_output:
             _print(found, "clearline", f"peer:{name}")
@@ -123,7 +126,12 @@ def _peers(live: "Live", tolerance: float, layers: bool, json_output: bool) -> N
         typer.echo(json.dumps(reports, indent=2))
     if not ran:
         raise ClearlineError("no other implementation could run this model")
-    sys.exit(max((_code(found) for found in ran), key=(0, 3, 1).index))
+    if html is not None:
+        from clearline.lab.report import peers_report, write_report
+
+        write_report(html, peers_report(live.input.name, ran, failed, tolerance))
+        typer.echo(f"wrote {html}", err=True)
+    sys.exit(max((_code(found) for found in ran.values()), key=(0, 3, 1).index))
 
 
 def report(found: "Comparison", a: str, b: str) -> dict[str, Any]:

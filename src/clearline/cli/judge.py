@@ -37,7 +37,7 @@ def judge(
     Exit code 0: clear; 1: degraded, garbled or silent; 3: undecided.
     """
     from clearline.app import load_codec
-    from clearline.lab.judge import judge
+    from clearline.lab.judge import judge_recording
     from clearline.lab.judge.evidence import Evidence, evidence
     from clearline.lab.source import open_source
 
@@ -54,7 +54,7 @@ def judge(
                 raise ClearlineError(f"{source} has no codes that {model} can decode{''.join(f': {note}' for note in known.notes)}")
             pcm, rate = codec.decode(known.codes), codec.sample_rate
     with Counted("asking the witnesses", quiet=json_output) as progress:
-        found = judge(
+        found = judge_recording(
             pcm, rate, text=text if text is not None else known.words, codes=known.codes, codec=codec, on_step=progress.done
         )
     found = replace(found, notes=found.notes + known.notes)
@@ -68,8 +68,11 @@ def judge(
 
         write_report(html, judge_report(Path(source).name, found, pcm, rate))
     if json_output:
-        rates = {"wrong_at_most": None if found.rates is None else found.rates.at_most}
-        typer.echo(json.dumps({"source": source} | _numbers(asdict(found)) | {"not_asked": found.not_asked} | rates, indent=2))
+        report = (
+            {"source": source} | asdict(replace(found, windows=())) | {"windows": _windows(found), "not_asked": found.not_asked}
+        )
+        report["wrong_at_most"] = None if found.rates is None else found.rates.at_most
+        typer.echo(json.dumps(_numbers(report), indent=2))
     else:
         _print(source, found)
     sys.exit({"clear": 0, "undecided": 3}.get(found.verdict, 1))
@@ -112,6 +115,9 @@ def _print(source: str, found: "Judgement") -> None:
         if one.asked:
             opinion = "" if one.garbled is None else f"  [{one.garbled:.0%} garbled]"
             typer.echo(f"  {one.witness:<9} {one.says}{opinion}")
+    if len(found.stretches) > 1:
+        for part in found.stretches:
+            typer.echo(f"  {part.start:.1f} to {part.end:.1f} s: {part.verdict} (confidence {part.confidence:.0%})")
     for line in found.not_asked:
         typer.echo(f"  not asked: {line}")
     for line in found.notes:
@@ -122,6 +128,15 @@ def _print(source: str, found: "Judgement") -> None:
             f"These witnesses called {rates.verdicts} held-out recordings {found.verdict}, {rates.wrong} of them wrongly: they are "
             f"wrong at most {rates.at_most:.0%} of the time (95% confidence)"
         )
+
+
+def _windows(found: "Judgement") -> list[dict[str, Any]]:
+    """What is said of each part of a longer recording, without the testimonies."""
+    return [
+        {"start": window.start, "end": window.end}
+        | {name: getattr(window.judgement, name) for name in ("verdict", "confidence", "garbled", "evidence")}
+        for window in found.windows
+    ]
 
 
 def _numbers(report: Any) -> Any:

@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,11 +15,32 @@ FRAME_SECONDS = 0.08
 _SHOWN_CHARACTERS = 500
 
 
-class RunProgress:
-    """Shows nothing when quiet or when standard error is not a terminal; text then goes to standard output as it comes."""
+class _Shown:
+    """Something that is shown on a terminal while the `with` block runs; nothing when quiet or when standard error is none."""
+
+    def __init__(self, display: Live | Progress, terminal: bool) -> None:
+        self._terminal = terminal
+        self._display = display
+
+    def __enter__(self) -> Self:
+        if self._terminal:
+            self._display.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._terminal:
+            self._display.stop()
+
+
+def _terminal(quiet: bool) -> bool:
+    return sys.stderr.isatty() and not quiet
+
+
+class RunProgress(_Shown):
+    """Frames done and the text so far; where that is not shown, text goes to standard output as it comes."""
 
     def __init__(self, label: str, show_text: bool, quiet: bool) -> None:
-        self._terminal = sys.stderr.isatty() and not quiet
+        self._terminal = _terminal(quiet)
         self._print_text = show_text and not (self._terminal and sys.stdout.isatty())
         columns = (TextColumn(label), BarColumn(), TextColumn("{task.fields[count]}"), TextColumn("{task.fields[speed]}"))
         console = Console(stderr=True)
@@ -26,17 +48,12 @@ class RunProgress:
         self._task = self._bar.add_task(label, total=None, count="", speed="")
         self._said = Text()
         self._begun = False
-        self._live = Live(Group(self._said, self._bar), console=console, refresh_per_second=10, transient=True)
+        live = Live(Group(self._said, self._bar), console=console, refresh_per_second=10, transient=True)
+        super().__init__(live, self._terminal)
         self._started = time.perf_counter()
 
-    def __enter__(self) -> "RunProgress":
-        if self._terminal:
-            self._live.start()
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._terminal:
-            self._live.stop()
+        super().__exit__(kind, error, trace)
         if self._print_text and self._begun:
             print(flush=True)
 
@@ -64,45 +81,27 @@ class RunProgress:
         self._bar.update(self._task, completed=done, total=total, count=count, speed=f"{speed:.1f}x real time")
 
 
-class Steps:
-    """Shows which of some named steps is going on; nothing when quiet or when standard error is not a terminal."""
+class Steps(_Shown):
+    """Shows which of some named steps is going on."""
 
     def __init__(self, label: str, quiet: bool) -> None:
-        self._terminal = sys.stderr.isatty() and not quiet
         self._bar = Progress(TextColumn(label), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("")
-
-    def __enter__(self) -> "Steps":
-        if self._terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._terminal:
-            self._bar.stop()
+        super().__init__(self._bar, _terminal(quiet))
 
     def step(self, name: str) -> None:
         """`name` begins."""
         self._bar.update(self._task, description=name)
 
 
-class Counted:
+class Counted(_Shown):
     """A bar over things of which the number is known, with the newest one's name."""
 
     def __init__(self, label: str, quiet: bool) -> None:
-        self._terminal = sys.stderr.isatty() and not quiet
         columns = (TextColumn(label), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} {task.description}"))
         self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("", total=1)
-
-    def __enter__(self) -> "Counted":
-        if self._terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._terminal:
-            self._bar.stop()
+        super().__init__(self._bar, _terminal(quiet))
 
     def done(self, number: int, total: int, what: str) -> None:
         """Thing `number`, counted from 0, of `total` is done."""

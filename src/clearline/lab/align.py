@@ -19,8 +19,8 @@ from clearline.lab.judge.verdict import UNDECIDED
 from clearline.lab.stats import sign_test
 
 SHIFTS = (-2, -1, 0, 1, 2)
-# Frames with sound that a verdict needs, and the largest p of the sign test between the best shift and any other.
-FEWEST, ALPHA = 25, 0.01
+# Frames that a sweep needs, those of them with sound, and the largest p of the sign test between the best shift and any other.
+FEWEST, SOUNDING, ALPHA = 25, 16, 0.01
 # Random codes of a trained codec came back at most this often (in the first codebook, measured on nano's codec).
 BARELY = 0.05
 
@@ -131,7 +131,7 @@ def _judged(versions: list[Shifted]) -> Alignment:
 
 def _by_codes(versions: list[Shifted]) -> Alignment:
     best, rivals = versions[0], versions[1:]
-    if best.consistency.frames < FEWEST:
+    if best.consistency.frames < SOUNDING:
         return Alignment(versions, None, f"only {best.consistency.frames} frames are not silent: too few to tell")
     worst = max(version.p for version in rivals)
     close = [version for version in rivals if version.p > ALPHA]

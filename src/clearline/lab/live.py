@@ -84,13 +84,17 @@ def run_now(model: Model, live: Live, settings: GenerationConfig | None) -> Trac
 
 def run_peer_on(peer: Peer, live: Live) -> Trace:
     """Another implementation on the same frames; with our codes, where it is run without its codec."""
-    codes = run_codec(live).columns["codes_in"] if peer.needs_codes else None
-    return run_peer(peer, live.model, frames_of(live), codes)
+    return run_peer(peer, live.model, frames_of(live), _codes(peer, live))
 
 
 def look_into_peer(peer: Peer, live: Live, frame: int) -> dict[str, np.ndarray]:
     """Every layer of another implementation at one frame of the same input: it is run once more up to there."""
-    return peer_layers(peer, live.model, frames_of(live)[: frame + 1])
+    codes = _codes(peer, live)
+    return peer_layers(peer, live.model, frames_of(live)[: frame + 1], None if codes is None else codes[: frame + 1])
+
+
+def _codes(peer: Peer, live: Live) -> np.ndarray | None:
+    return run_codec(live).columns["codes_in"] if peer.needs_codes else None
 
 
 def run_codec(live: Live, codebooks: int | None = None) -> Trace:

@@ -43,7 +43,7 @@ _ALL = (
     ),
     Peer(
         "moshi_mlx", ("moshi_mlx", "mlx"), "run_moshi_mlx.py", "pip install moshi_mlx==0.3.0 && pip install 'mlx[cpu]==0.26.5'",
-        "kyutai-mlx-run", "the language model, MLX, float32, on Clearline's codes: its programs use rustymimi", True,
+        "kyutai-mlx-run", "the language model, MLX, float32, on Clearline's codes: its programs use rustymimi", True, True,
     ),
     Peer(
         "moshi_mlx-codec", ("moshi_mlx", "mlx"), "run_moshi_mlx_codec.py",

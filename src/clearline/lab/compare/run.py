@@ -47,7 +47,7 @@ def _looked_into(found: Comparison, a: Side, b: Side, tolerance: float, always: 
         last = min(a.trace.steps, b.trace.steps) - 1
         wanted = dict.fromkeys(PARTS.values(), last)
     if always and len(sides) < 2:
-        notes = [*notes, "layers cannot be compared: that takes two sides out of run: and peer:moshi"]
+        notes = [*notes, "layers cannot be compared: that takes two sides out of run:, peer:moshi and peer:moshi_mlx"]
     compared = []
     for part, frame in wanted.items() if len(sides) == 2 else ():
         try:

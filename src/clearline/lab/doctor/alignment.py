@@ -1,61 +1,15 @@
 """Alignment: which token of which stream was fed and put together at which step, measured from the tokens themselves."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from clearline.config import LMConfig
-from clearline.errors import ClearlineError
-from clearline.generate import Codec
-from clearline.lab.align import align
 from clearline.lab.doctor.evidence import Evidence
 from clearline.lab.doctor.finding import CERTAIN, LIKELY, Chart, Finding
-from clearline.lab.judge import judge
+from clearline.lab.doctor.links import Link, link
 
-LAGS = range(-2, 9)
-OFFSETS = (0, 1, -1)
-# Share of steps in which a stream must equal its source for a lag to be believed.
-BELIEVED = 0.9
-_FEWEST = 10
 DELAY_REMEDY = (
     "take the delays from the checkpoint's config.json (`delays`); for the released Moshi the acoustic delay is 1, 2 is Hibiki's"
 )
-
-
-@dataclass(frozen=True)
-class Link:
-    """target[t] = source[t - lag] + offset in `share` of the steps."""
-
-    lag: int
-    offset: int
-    share: float
-
-    @property
-    def believed(self) -> bool:
-        return self.share >= BELIEVED
-
-
-def link(target: np.ndarray, source: np.ndarray, initial: int, expected: int = 0) -> Link:
-    """The best lag and offset between two streams [T]; steps that hold no token or the initial one do not count. Of lags that
-    fit equally well, as all do where a stream stands still, the expected one."""
-    best = Link(expected, 0, 0.0)
-    for offset in OFFSETS:
-        for lag in sorted(LAGS, key=lambda lag: abs(lag - expected)):
-            share = _share(target, source, initial, lag, offset)
-            if share > best.share + 1e-9:
-                best = Link(lag, offset, share)
-    return best
-
-
-def _share(target: np.ndarray, source: np.ndarray, initial: int, lag: int, offset: int) -> float:
-    """Share of steps in which target[t] = source[t - lag] + offset; 0 where too few steps tell."""
-    length = min(len(target) - max(0, lag), len(source) - max(0, -lag))
-    if length < _FEWEST:
-        return 0.0
-    x, y = target[max(0, lag) :][:length], source[max(0, -lag) :][:length]
-    # A token that an offset pushes out of the vocabulary may have become anything.
-    there = (x >= 0) & (y >= 0) & (x != initial) & (y + offset >= 0) & (y + offset < initial)
-    return float((x[there] == y[there] + offset).mean()) if there.sum() >= _FEWEST else 0.0
 
 
 def look_at_alignment(evidence: Evidence, chart: Chart) -> None:
@@ -278,35 +232,3 @@ def _unexplained(boundary: str, what: str, links: list[Link]) -> Finding:
         "print the row of three steps in a row and follow one token through them",
         LIKELY,
     )
-
-
-def sweep_codes(codec: Codec, codes: np.ndarray, chart: Chart, boundary: str = "codes_out", *, listen: bool = False) -> bool | None:
-    """The shift sweep on codes [K, T] of one speaker, which needs nothing but the codec; listen: the judge is asked too, who
-    can tell where the codec cannot. True: aligned; None: cannot tell."""
-    try:
-        found = align(codec, codes, listen=judge if listen else None)
-    except ClearlineError as error:
-        chart.unknown("shift sweep", str(error))
-        return None
-    if found.shift is None:
-        chart.unknown("shift sweep", found.verdict)
-        return None
-    if found.shift == 0:
-        chart.passed("shift sweep", found.verdict)
-        return True
-    chart.found(
-        Finding(
-            "acoustic-delay",
-            "wrong tokens",
-            boundary,
-            f"the acoustic codebooks belong {abs(found.shift)} frame{'s' * (abs(found.shift) > 1)} "
-            f"{'later' if found.shift > 0 else 'earlier'} "
-            f"than they are: the acoustic delay that was undone is {abs(found.shift)} too "
-            f"{'large' if found.shift > 0 else 'small'}, "
-            "every frame is decoded from codes that do not belong together",
-            found.verdict,
-            DELAY_REMEDY,
-            LIKELY,
-        )
-    )
-    return False

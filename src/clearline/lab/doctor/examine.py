@@ -11,22 +11,24 @@ from clearline.backends import get_backend
 from clearline.errors import ClearlineError
 from clearline.generate.session import silent_tokens
 from clearline.generate.text import words
-from clearline.lab.consistency import SILENCE_DB, loudness
-from clearline.lab.doctor.alignment import look_at_alignment, sweep_codes
+from clearline.lab.consistency import SILENCE_DB, loudness, untrained
+from clearline.lab.doctor.alignment import look_at_alignment
 from clearline.lab.doctor.blind import look_at_codes, look_at_signal
 from clearline.lab.doctor.configuration import look_at_files, look_at_setup
 from clearline.lab.doctor.decoding import decodable, look_at_decoder
 from clearline.lab.doctor.drawing import look_at_sampling
 from clearline.lab.doctor.encoding import look_at_encoder
 from clearline.lab.doctor.evidence import Evidence
-from clearline.lab.doctor.finding import Chart, Finding
+from clearline.lab.doctor.finding import LIKELY, Chart, Finding
 from clearline.lab.doctor.listening import look_at_input
 from clearline.lab.doctor.machine import look_at_machine
 from clearline.lab.doctor.records import look_at_records, look_at_transcript
+from clearline.lab.doctor.shifts import sweep_codes
 from clearline.lab.doctor.speaking import look_at_output
 from clearline.lab.doctor.thinking import look_at_model
 from clearline.lab.doctor.timing import look_at_times
 from clearline.lab.doctor.verdict import Diagnosis, conclude
+from clearline.lab.judge import Judgement, judge_recording
 from clearline.lab.tokens import token_report
 
 OnStep = Callable[[str], None]
@@ -111,56 +113,83 @@ def _sounding(evidence: Evidence, model: Model, codes: np.ndarray) -> np.ndarray
 
 def _judged(evidence: Evidence, chart: Chart) -> None:
     """What is heard, judged by ear where the judge's witnesses are there."""
-    from clearline.lab.judge import judge
-
     if evidence.given is not None:
-        alone = judge(evidence.given.samples, evidence.given.rate)
-        _verdict(chart, alone.verdict, alone.confidence, f"the recording itself: {alone.evidence}")
+        _heard(chart, judge_recording(evidence.given.samples, evidence.given.rate), "the recording itself: ")
     sound = _sound(evidence)
     if sound is None:
         return
     codes, model = evidence.column("codes_out"), evidence.model
     own = None if codes is None or model is None else codes[decodable(model, codes)].T
-    found = judge(
+    found = judge_recording(
         sound.samples,
         sound.rate,
         text=said(evidence) or None,
         codes=own,
         codec=None if model is None or own is None else model.mimi,
     )
-    _verdict(chart, found.verdict, found.confidence, found.evidence)
+    if found.verdict == "garbled" and own is not None and model is not None and untrained(model.mimi, len(own)):
+        chart.unknown("sound", f"the codec does not even give clear speech back: with such weights nobody could. {found.evidence}")
+        return
+    _heard(chart, found)
 
 
-def _verdict(chart: Chart, verdict: str, confidence: float, why: str) -> None:
-    if verdict == "garbled" and confidence >= HEARD:
+def _heard(chart: Chart, found: Judgement, what: str = "") -> None:
+    """A judgement as a finding, a passed check, or an unknown one. A garbled stretch counts as much as a garbled whole."""
+    bad = [part for part in found.stretches if part.verdict == "garbled" and found.verdict == "degraded"]
+    confidence = max((part.confidence for part in bad), default=found.confidence)
+    why = what + found.evidence
+    if (found.verdict == "garbled" or bad) and confidence >= HEARD:
+        where = "".join(f" from {part.start:.0f} to {part.end:.0f} s" for part in bad[:1])
         chart.found(
             Finding(
                 "garbled",
                 "wrong audio path",
                 "sound",
-                "nobody could understand what is heard",
+                f"nobody could understand what is heard{where}",
                 why,
                 "record a trace of the run (--trace, --trace-logits, --trace-pcm), and ask again: it tells where the speech "
                 "is lost",
                 confidence,
             )
         )
-    elif verdict == "degraded":
+    elif (speed := _speed(found)) is not None:
+        chart.found(
+            Finding(
+                "output-wrong-rate",
+                "wrong audio path",
+                "sound",
+                f"the sound has not the speed of speech: it is speech at {speed} times its speed",
+                why,
+                "write the rate of the samples into the header: 24000 Hz for Moshi",
+                LIKELY,
+            )
+        )
+    elif found.verdict == "degraded":
         chart.found(
             Finding("degraded", "note", "sound", "what is heard can be understood, with defects", why, "listen to it", confidence)
         )
-    elif verdict == "clear":
+    elif found.verdict == "clear":
         chart.passed("sound", why)
     else:
         chart.unknown("sound", why)
 
 
+def _speed(found: Judgement) -> float | None:
+    """The speed at which it would be speech, where that is not its own."""
+    return next((one.measures["speed"] for one in found.testimonies if "speed" in one.measures), None)
+
+
 def _sound(evidence: Evidence) -> Recording | None:
     if evidence.output is not None:
         return evidence.output
-    column, model = evidence.column("pcm_out"), evidence.model
-    if column is None or model is None:
+    column, codes, model = evidence.column("pcm_out"), evidence.column("codes_out"), evidence.model
+    if model is None:
         return None
+    if column is None:
+        good = None if codes is None else codes[decodable(model, codes)]
+        if good is None or not len(good):
+            return None
+        column = model.mimi.decode(good.T[: model.mimi.cfg.n_q])
     return Recording(np.nan_to_num(column).reshape(-1, 1).astype(np.float32), model.mimi.sample_rate)
 
 

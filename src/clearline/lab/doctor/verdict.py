@@ -11,7 +11,8 @@ _ORDER: tuple[Kind, ...] = ("broken machine", "wrong configuration", "wrong toke
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """well: nothing is wrong. kind: what the gravest finding is about ("all is well" else). findings: faults, the gravest first;
+    """well: nothing is wrong. kind: what the gravest finding is about; without one "all is well", or "undecided" where all there
+    is to look at is sound or codes that nobody could tell garbled from clear. findings: faults, the gravest first;
     notes; checks: all that was looked at. paragraph: the answer."""
 
     well: bool
@@ -30,8 +31,21 @@ def conclude(chart: Chart, evidence: Evidence) -> Diagnosis:
     """The chart as a diagnosis. A place that is only known to be wrong says nothing new beside a named cause for it."""
     faults = sorted(_told(chart.faults), key=lambda finding: (_vague(finding), _ORDER.index(finding.kind)))
     notes = tuple(finding for finding in chart.findings if not finding.fault)
-    kind = faults[0].kind if faults else "all is well"
-    return Diagnosis(not faults, kind, tuple(faults), notes, tuple(chart.checks), _paragraph(faults, notes, chart.checks, evidence))
+    kind = faults[0].kind if faults else "undecided" if _open(chart.checks) else "all is well"
+    return Diagnosis(
+        kind == "all is well", kind, tuple(faults), notes, tuple(chart.checks), _paragraph(faults, notes, chart.checks, evidence)
+    )
+
+
+# Checks that a recording, or codes, of another program can pass: what stays when nothing can be computed again.
+_BY_THEMSELVES = {"machine", "model files", "signal", "sound", "codes", "shift sweep", "speaker"}
+
+
+def _open(checks: list[Check]) -> bool:
+    """Whether nothing was computed again, and the sound or the codes could not be told garbled from clear."""
+    decided = {check.what for check in checks if check.ok}
+    asked = {check.what for check in checks if check.what in ("sound", "codes")}
+    return decided <= _BY_THEMSELVES and bool(asked) and not asked & decided
 
 
 def _vague(finding: Finding) -> bool:
@@ -52,7 +66,9 @@ def _paragraph(faults: list[Finding], notes: tuple[Finding, ...], checks: list[C
     if not faults:
         if not looked:
             return "Nothing can be said: there was too little to look at. Give a trace (--trace), the recording heard, or both."
-        text = f"All is well, as far as the evidence goes. In order: {_list(looked)}."
+        undecided = "Undecided: nothing wrong was found, and nothing shows that it can be understood."
+        well = undecided if _open(checks) else "All is well, as far as the evidence goes."
+        text = f"{well} In order: {_list(looked)}."
         text += "".join(f" {_sentence(check.evidence)}" for check in checks if check.ok and check.what in ("shift sweep", "sound"))
     else:
         text = f"{_KIND[faults[0].kind]}: {_sentence(faults[0].what, False)} [{faults[0].name}]. Evidence: {faults[0].evidence}. "

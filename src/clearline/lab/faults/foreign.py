@@ -66,13 +66,15 @@ FOREIGN: tuple[ForeignFault, ...] = (
 
 @dataclass(frozen=True)
 class ForeignCase:
-    """given: "codes", "codes and sound" or "sound". wrong: whether the doctor found something wrong; named: what."""
+    """given: "codes", "codes and sound" or "sound". wrong: whether the doctor found something wrong; named: what; kind: of the
+    diagnosis, "undecided" where it can neither say so nor that all is well."""
 
     fault: str
     description: str
     given: str
     wrong: bool
     named: tuple[str, ...]
+    kind: str
 
 
 def foreign_trial(model: Model, codes: Codes, text: np.ndarray | None = None) -> Iterator[ForeignCase]:
@@ -94,5 +96,5 @@ def foreign_trial(model: Model, codes: Codes, text: np.ndarray | None = None) ->
         ):
             if given == "codes" and broken is codes and fault is not intact:
                 continue  # nothing is wrong with the codes
-            found = examine(evidence, machine=False, listen=given == "sound")
-            yield ForeignCase(fault.name, fault.description, given, not found.well, found.names)
+            found = examine(evidence, machine=False, listen=True)
+            yield ForeignCase(fault.name, fault.description, given, bool(found.names), found.names, found.kind)

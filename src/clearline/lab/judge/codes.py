@@ -3,7 +3,8 @@
 Mimi is not idempotent: even what it encoded itself comes back in part only, and that part differs from codec to codec and
 voice to voice. So three numbers are compared: how many of the given codes come back; how many come back of the codes that
 the codec itself finds in this very sound, decoded and encoded once more (a healthy run gives about that); and how many agree by
-chance, when the two are moved against each other in time.
+chance, when the two are moved against each other in time. Where the codec does not even give its own codes of this sound back,
+clear speech tells whether the codec is to blame (random weights) or the sound (nothing that a codec knows).
 """
 
 from dataclasses import dataclass
@@ -12,15 +13,15 @@ import numpy as np
 
 from clearline.audio import to_mono
 from clearline.generate import Codec
-from clearline.lab.consistency import WARM_UP, consistency
+from clearline.lab.consistency import BY_CHANCE, LEAST, consistency, evidence, own_consistency, reference_consistency
 from clearline.lab.judge.case import Case, unasked
 from clearline.lab.judge.hearing import Heard
 from clearline.lab.judge.judgement import Testimony
 
 NAME = "codec"
-# A codec that gives so little of its own codes back can say nothing of others' (random weights: 0 to 3%).
-_LEAST = 0.06
 _FEWEST = 6
+# Correlation from which on the sound is what the codes decode to.
+SAME_SOUND = 0.9
 
 
 def ask(case: Case) -> Testimony:
@@ -29,31 +30,45 @@ def ask(case: Case) -> Testimony:
     found = returned(case.heard, np.asarray(case.codes), case.codec)
     if found is None or found.frames < _FEWEST:
         return unasked(NAME, f"only {0 if found is None else found.frames} frames with sound can be compared")
-    if found.healthy - found.chance < _LEAST:
+    if found.trained < LEAST:
         return unasked(NAME, f"this codec gives only {found.healthy:.0%} of its own codes back: random weights?")
     says = (
         f"{found.back:.0%} of the semantic codes come back from the sound, where {found.healthy:.0%} of the codec's own do and "
         f"{found.chance:.0%} would by chance ({found.frames} frames)"
     )
-    if found.same_sound < 0.9:
+    if found.healthy - found.chance < LEAST:
+        says += f"; of clear speech {found.trained:.0%} of its own do"
+    if found.same_sound < SAME_SOUND:
         says += f"; the sound is not what the codes decode to (correlation {found.same_sound:.2f})"
     measures = {
         "evidence": found.evidence, "share": found.share, "back": found.back, "healthy": found.healthy, "chance": found.chance,
-        "frames": found.frames, "same_sound": found.same_sound, "delay": found.delay,
+        "trained": found.trained, "frames": found.frames, "same_sound": found.same_sound, "delay": found.delay,
     }  # fmt: skip
     per_codebook = {f"back {k}": share for k, share in enumerate(found.per_codebook)}
     return Testimony(NAME, True, says, measures | per_codebook)
 
 
+def misfit(said: Testimony) -> str | None:
+    """The defect of a sound that its codes do decode to and that does not give them back: no more than by chance, and far fewer
+    than the codec's own."""
+    one = said.measures
+    fewer = evidence(max(one["healthy"], one["trained"]), one["back"], int(one["frames"]))
+    if one["same_sound"] < SAME_SOUND or one["evidence"] >= BY_CHANCE or fewer < BY_CHANCE:
+        return None
+    return "its codes do not come back from the sound: they do not belong together"
+
+
 @dataclass(frozen=True)
 class Returned:
     """Shares of the first codebook's codes: back: of the given ones; healthy: of the codec's own; chance: of the given ones
-    at other times. per_codebook: `back` of every codebook. frames: with sound. same_sound: correlation of the sound with the
-    decoded codes, at the best of all delays; delay: that one, in samples of the codec's rate."""
+    at other times; trained: of the codec's own beyond chance, of this sound or of clear speech, whichever is more.
+    per_codebook: `back` of every codebook. frames: with sound. same_sound: correlation of the sound with the decoded codes,
+    at the best of all delays; delay: that one, in samples of the codec's rate."""
 
     back: float
     healthy: float
     chance: float
+    trained: float
     per_codebook: tuple[float, ...]
     frames: int
     same_sound: float
@@ -61,13 +76,13 @@ class Returned:
 
     @property
     def evidence(self) -> float:
-        """Standard deviations by which more codes come back than by chance (arcsine transform of a share)."""
-        return float(2 * np.sqrt(self.frames) * (np.arcsin(np.sqrt(self.back)) - np.arcsin(np.sqrt(self.chance))))
+        """Standard deviations by which more codes come back than by chance."""
+        return evidence(self.back, self.chance, self.frames)
 
     @property
     def share(self) -> float:
         """What comes back, 0: as by chance, 1: as of the codec's own codes."""
-        return (self.back - self.chance) / max(self.healthy - self.chance, 1e-3)
+        return (self.back - self.chance) / max(self.healthy - self.chance, LEAST)
 
 
 def returned(heard: Heard, codes: np.ndarray, codec: Codec) -> Returned | None:
@@ -80,13 +95,12 @@ def returned(heard: Heard, codes: np.ndarray, codec: Codec) -> Returned | None:
     found = consistency(codec, codes, aligned)
     if found.frames == 0:
         return None
-    again = codec.encode(aligned, codes.shape[0])[:, : codes.shape[1]]
-    own = consistency(codec, again, codec.decode(again).astype(np.float32))
-    spoken = np.array([hit is not None for hit in found.hits])
-    lags = range(WARM_UP + 1, max(WARM_UP + 2, min(40, codes.shape[1] // 2)))
-    chance = float(np.mean([(np.roll(again[0], lag) == codes[0])[spoken].mean() for lag in lags]))
+    own = own_consistency(codec, aligned, codes.shape[0])
+    trained = own.beyond_chance
+    if trained < LEAST:
+        trained = reference_consistency(codec, codes.shape[0]).beyond_chance
     return Returned(
-        found.first, float(np.nan_to_num(own.first)), chance, found.per_codebook, found.frames, same, delay
+        found.first, float(np.nan_to_num(own.first)), found.chance, trained, found.per_codebook, found.frames, same, delay
     )  # fmt: skip
 
 

@@ -8,14 +8,16 @@ import numpy as np
 from clearline.lab.judge.hearing import RATE, Heard
 
 FRAME_SECONDS = 0.08
-# Share of samples at the rail; depth of the frame pattern; silent gaps a second; seconds that repeat; constant offset;
-# decibels between speech and what lies between it.
-CLIPPED, CLICKS, GAPS, LOOPED, OFFSET, NOISY = 0.002, 6.0, 1.0, 0.4, 0.02, 18.0
+# Share of samples at the rail; depth of the frame pattern; silent gaps a second; pieces played twice; seconds that repeat;
+# constant offset.
+CLIPPED, CLICKS, GAPS, DOUBLED, LOOPED, OFFSET = 0.002, 6.0, 1.0, 2, 0.4, 0.02
+# A block that is like so many others before it is a tone, and no loop.
+_TONE = 40
 
 
 def defects(heard: Heard) -> list[str]:
     """All that were found. `heard` has some sound."""
-    found = (clipping(heard), frame_clicks(heard), gaps(heard), loop(heard), offset(heard))
+    found = (clipping(heard), frame_clicks(heard), gaps(heard), doubled_pieces(heard), loop(heard), offset(heard))
     return [sentence for sentence in found if sentence is not None]
 
 
@@ -75,6 +77,31 @@ def gap_count(heard: Heard) -> int:
     return count
 
 
+def doubled_pieces(heard: Heard) -> str | None:
+    for seconds in (FRAME_SECONDS, FRAME_SECONDS / 2, FRAME_SECONDS / 4):
+        count = doubled_count(heard, seconds)
+        if count >= DOUBLED:
+            return f"{count} pieces of {seconds * 1000:.0f} ms are played twice"
+    return None
+
+
+def doubled_count(heard: Heard, seconds: float) -> int:
+    """How many pieces of that length are followed by themselves, sample for sample, where there is sound. A tone, which is
+    always like itself, has none."""
+    size = round(seconds * heard.rate)
+    pcm = heard.pcm.astype(np.float64)
+    if len(pcm) < 3 * size:
+        return 0
+    top = float(np.abs(pcm).max())
+    # A stretch of equal samples as long as the piece (a few more or fewer may be equal at its ends), and not silent.
+    equal = np.abs(pcm[size:] - pcm[:-size]) <= 1e-4 * top
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], equal.astype(np.int8), [0]])))
+    return sum(
+        bool(0.98 * size <= end - begin <= 1.5 * size and np.sqrt((pcm[begin:end] ** 2).mean()) > 0.02 * top)
+        for begin, end in edges.reshape(-1, 2)
+    )
+
+
 def loop(heard: Heard) -> str | None:
     seconds, period = looped(heard.voice)
     return f"{seconds:.1f} s repeat what was {period:.2f} s before, sample for sample" if seconds >= LOOPED else None
@@ -84,7 +111,7 @@ def looped(voice: np.ndarray) -> tuple[float, float]:
     """Seconds of voice [n] at 16 kHz that are a copy of what was 0.16 to 2 s before, and that period in seconds: 100 ms blocks
     whose correlation with what lies one period earlier is above 0.97, for the period with most of them."""
     block, least, most = RATE // 10, int(0.16 * RATE), 2 * RATE
-    x = voice.astype(np.float64)
+    x = voice - voice.mean(dtype=np.float64)  # what never changes is alike everywhere
     energy = np.concatenate([[0.0], np.cumsum(x**2)])
     power = energy[block:] - energy[:-block]  # of the block that begins at each sample
     counts: dict[int, int] = {}
@@ -98,7 +125,8 @@ def looped(voice: np.ndarray) -> tuple[float, float]:
         products = np.fft.irfft(past * np.conj(piece), size)[:places]
         likeness = products / np.sqrt(power[first : first + places] * power[begin] + 1e-12)
         # Periods to 5 ms, each counted once a block.
-        for period in {round((begin - first - int(place)) / 80) for place in np.flatnonzero(likeness > 0.97)}:
+        periods = {round((begin - first - int(place)) / 80) for place in np.flatnonzero(likeness > 0.97)}
+        for period in periods if len(periods) < _TONE else ():
             counts[period] = counts.get(period, 0) + 1
     if not counts:
         return 0.0, 0.0

@@ -50,6 +50,7 @@ class Judgement:
     garbled: the probability that nobody could understand it; None of silence. says_text: whether it says the claimed
     words; None where that was not asked or not decided.
     testimonies: all witnesses, also those that could not be asked. defects: what was found wrong with the sound itself.
+    windows, stretches: of a longer recording, the judgements of its parts, and the parts that one verdict holds for.
     notes: remarks that decide nothing, such as what a free-running recogniser wrote.
     """
 
@@ -62,6 +63,8 @@ class Judgement:
     notes: tuple[str, ...] = ()
     says_text: bool | None = None
     garbled: float | None = None
+    windows: tuple["Window", ...] = ()
+    stretches: tuple["Stretch", ...] = ()
 
     @property
     def not_asked(self) -> tuple[str, ...]:
@@ -71,3 +74,26 @@ class Judgement:
     def testimony(self, witness: str) -> Testimony:
         """That of one witness by name. Raises KeyError for an unknown one."""
         return {found.witness: found for found in self.testimonies}[witness]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a recording, in seconds, and what is said of it."""
+
+    start: float
+    end: float
+    judgement: Judgement
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a recording, in seconds, that one verdict holds for; confidence: that of its surest window."""
+
+    start: float
+    end: float
+    verdict: Verdict
+    confidence: float

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import log
 
-from clearline.lab.judge import calibration
+from clearline.lab.judge import calibration, codes
 from clearline.lab.judge.judgement import Judgement, Testimony, Verdict
 
 # A probability of garbled sound between these two does not decide.
@@ -17,6 +17,8 @@ def decide(testimonies: Sequence[Testimony], defects: Sequence[str] = ()) -> Jud
     """Weigh testimonies by the calibration; defects are what was found wrong with the sound by rule."""
     asked = {one.witness: one for one in testimonies if one.asked and one.garbled is not None}
     defects = [*defects, *(_wrong_speed(one) for one in asked.values() if "speed" in one.measures)]
+    misfit = codes.misfit(asked[codes.NAME]) if codes.NAME in asked else None
+    defects += [] if misfit is None else [misfit]
     says_text = _says_text(asked.get(_TEXT))
     others = {name: one for name, one in asked.items() if name != _TEXT}
     if says_text is False and _garbled(others) < UNDECIDED[0]:

@@ -22,8 +22,8 @@ def compare_report(
         sound_section(sides, mark),
         codes_section(sides, mark),
         _agreement(found, sides, mark),
-        _layers(found, tolerance),
-        _boundaries(found),
+        layer_section(found, tolerance),
+        boundary_section(found),
         times_section(sides),
         facts_section(sides),
     ]
@@ -64,7 +64,7 @@ def _agreement(found: Comparison, sides: list[Shown], mark: float | None) -> Sec
     return Section("Where the tokens agree", text, figures) if figures else None
 
 
-def _layers(found: Comparison, tolerance: float) -> Section | None:
+def layer_section(found: Comparison, tolerance: float) -> Section | None:
     if not found.layers:
         return None
     figures = [
@@ -74,7 +74,7 @@ def _layers(found: Comparison, tolerance: float) -> Section | None:
     return Section("Layer by layer", ["Each bar is one layer's output: the largest difference over the largest value."], figures)
 
 
-def _boundaries(found: Comparison) -> Section:
+def boundary_section(found: Comparison) -> Section:
     rows = [
         (
             difference.boundary,

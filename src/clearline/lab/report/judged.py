@@ -11,6 +11,7 @@ from clearline.lab.report.page import Figure, Report, Section, Table, Tone
 from clearline.lab.report.parts import MAX_SECONDS, codes_section, facts_section, shown, sound_figure, text_section, times_section
 
 _TONES: dict[str, Tone] = {"clear": "good", "undecided": "unsure", "degraded": "unsure"}
+_OVER_TIME = ("part", "verdict", "confidence", "evidence")
 _MARKS = {True: "in order", False: "wrong", None: "could not be told"}
 
 
@@ -25,7 +26,13 @@ def judge_report(source: str, found: Judgement, pcm: np.ndarray, rate: int) -> R
         text.append(f"These witnesses called {found.rates.verdicts} held-out recordings {found.verdict}; "
                     f"{found.rates.wrong} of them were not.")  # fmt: skip
     text += [f"Found in the sound: {defect}." for defect in found.defects]
+    over_time = [
+        (f"{part.start:.1f} to {part.end:.1f} s", part.verdict, f"{part.judgement.confidence:.0%}", part.judgement.evidence)
+        for part in found.windows
+    ]
+    told = [f"{part.start:.1f} to {part.end:.1f} s: {part.verdict}." for part in found.stretches]
     sections = [
+        *([Section("Over time", told, tables=[Table(over_time, _OVER_TIME)])] if over_time else []),
         Section("Witnesses", text, tables=[Table(rows, ("witness", "says", "garbled"))]),
         *([Section("Notes", [f"{note}." for note in found.notes])] if found.notes else []),
         *_sound({source: Recording(pcm if pcm.ndim == 2 else pcm[:, None], rate)}),
@@ -59,7 +66,7 @@ def doctor_report(model: str, found: Diagnosis, evidence: Evidence) -> Report:
         timed = times_section(sides) if evidence.step_ms is None else None
         sections += [text_section(sides, None), codes_section(sides, None), timed, facts_section(sides)]
     kind = "All is well." if found.well else f"{found.kind[0].upper()}{found.kind[1:]}."
-    tone: Tone = "good" if found.well else "bad"
+    tone: Tone = "good" if found.well else "bad" if found.findings else "unsure"
     return Report(f"Doctor: {model}", kind, found.paragraph, tone, [section for section in sections if section is not None])
 
 

@@ -1,4 +1,7 @@
-"""The language model of Kyutai's `moshi_mlx` on the CPU in float32, greedy, on given codes; also on Linux."""
+"""The language model of Kyutai's `moshi_mlx` on the CPU in float32, greedy, on given codes; also on Linux.
+
+With `layers` in the job, every layer's output at that frame too.
+"""
 
 import json
 import tempfile
@@ -8,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from job import Recording, main
+from mlx_layers import Layers
 from mlx_names import stacked
 from moshi_mlx import models
 from moshi_mlx.models.generate import LmGen
@@ -65,7 +69,10 @@ def run(job: dict[str, Any], frames: np.ndarray) -> dict[str, np.ndarray]:
 
     model._sample = listening
     record = Recording()
-    for frame, codes in zip(frames, users, strict=True):
+    layers = Layers(model) if "layers" in job else None
+    for t, (frame, codes) in enumerate(zip(frames, users, strict=True)):
+        if layers is not None:
+            layers.on = t == job["layers"]
         generator.step(mx.array(codes)[None])
         own = generator.last_audio_tokens()
         out = None if own is None else np.array(own).reshape(-1)
@@ -74,7 +81,8 @@ def run(job: dict[str, Any], frames: np.ndarray) -> dict[str, np.ndarray]:
             pcm_in=frame, codes_in=codes, text_logits=text.taken()[0], audio_logits=np.stack(logits) if logits else None,
             codes_out=out, **fed,
         )  # fmt: skip
-    return record.columns()
+    seen = {} if layers is None else layers.taken()
+    return record.columns() | {f"layer {name}": value for name, value in seen.items()}
 
 
 if __name__ == "__main__":
