@@ -34,14 +34,20 @@ def play(cache: str | None, rows: np.ndarray, threads: int = 1) -> tuple[np.ndar
 
 @pytest.fixture
 def rows() -> np.ndarray:
+    return some_rows(3)
+
+
+def some_rows(seed: int) -> np.ndarray:
     """Louder with time, and with channels of very different size, as keys have."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     rows = rng.standard_normal((3 * CONTEXT, 3, HEADS, DIM)).astype(np.float32)
     rows[:, 1] *= np.geomspace(0.05, 3, DIM, dtype=np.float32)
     return rows * np.geomspace(0.05, 1, len(rows), dtype=np.float32)[:, None, None, None]
 
 
-def test_follows_float32_past_the_wrap(rows):
+@pytest.mark.parametrize("seed", range(3, 11))
+def test_follows_float32_past_the_wrap(seed):
+    rows = some_rows(seed)
     exact, ring = play(None, rows)
     assert type(ring) is OrtRing
     rough, ring = play("int8", rows)
@@ -49,8 +55,10 @@ def test_follows_float32_past_the_wrap(rows):
     assert ring.k.dtype == ring.v.dtype == np.int8
     error = np.abs(rough - exact).reshape(len(rows), -1).max(1) / np.abs(exact).reshape(len(rows), -1).max(1)
     # One step in 127 of the largest value, in keys (through the softmax) and in values.
-    assert error.max() < 0.06
+    assert np.quantile(error, 0.95) < 0.05
     assert np.median(error) < 0.02
+    # A newest row that is 30 % larger than the scale has room for is clipped in the step that brings it.
+    assert error.max() < 0.2
     assert error.max() > 1e-5, "that was not int8"
 
 
