@@ -1,5 +1,7 @@
 """Conversations over a hub of Halvers, in virtual time and without a network."""
 
+import asyncio
+
 import numpy as np
 
 from clearline.config import GenerationConfig
@@ -38,3 +40,14 @@ def run(scenario, **keywords):
 
 async def opened(made, seed: int = 0, model: str | None = None):
     return await made.open(made.offer(model), GenerationConfig(seed=seed), encode, "test")
+
+
+async def speak(conversation, count: int, delay: float = 0.0) -> None:
+    """`count` frames in real time, after `delay` seconds; what is answered is read."""
+    await asyncio.sleep(delay)
+    reading = asyncio.create_task(everything(conversation))
+    for frame in frames(count).reshape(-1, FRAME):
+        await conversation.hear(frame)
+        await asyncio.sleep(0.08)
+    conversation.end_input()
+    await reading

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from helpers.conversations import everything, frames, opened, run
+from helpers.conversations import everything, frames, opened, run, speak
 from helpers.serving import FRAME
 
 from clearline.server.state import End
@@ -55,18 +55,9 @@ def test_on_a_machine_that_is_too_small_a_burst_takes_no_more_than_its_part():
 def test_equal_clients_are_served_equally_on_a_full_machine():
     """Six at 10 ms fill three quarters of one worker: nobody is ever late, whatever the order in which they speak."""
 
-    async def speak(conversation, delay: float) -> None:
-        await asyncio.sleep(delay)
-        reading = asyncio.create_task(everything(conversation))
-        for frame in frames(250).reshape(-1, FRAME):
-            await conversation.hear(frame)
-            await asyncio.sleep(0.08)
-        conversation.end_input()
-        await reading
-
     async def scenario(made):
         conversations = [await opened(made) for _ in range(6)]
-        await asyncio.gather(*(speak(conversation, 0.003 * i) for i, conversation in enumerate(conversations)))
+        await asyncio.gather(*(speak(conversation, 250, 0.003 * i) for i, conversation in enumerate(conversations)))
         return [(conversation.account.frames, conversation.account.missed) for conversation in conversations]
 
     assert run(scenario, seconds=0.01, workers=1) == [(250, 0)] * 6
@@ -77,22 +68,13 @@ def test_equal_clients_are_served_equally_on_a_full_machine():
 def test_models_of_different_cost_share_a_full_machine_without_a_miss(workers, order):
     """As many of each as are let in, whoever comes first; a long step delays a short one, and no frame is late."""
 
-    async def speak(conversation, delay: float) -> None:
-        await asyncio.sleep(delay)
-        reading = asyncio.create_task(everything(conversation))
-        for frame in frames(250).reshape(-1, FRAME):
-            await conversation.hear(frame)
-            await asyncio.sleep(0.08)
-        conversation.end_input()
-        await reading
-
     async def scenario(made):
         conversations = []
         for name in order:
             most = 1 if name == order[0] else 1000  # the first has one, the other fills what is left
             while len(conversations) < most and made.sessions < made.room(name):
                 conversations.append(await opened(made, model=name))
-        await asyncio.gather(*(speak(conversation, 0.0137 * i % 0.08) for i, conversation in enumerate(conversations)))
+        await asyncio.gather(*(speak(conversation, 250, 0.0137 * i % 0.08) for i, conversation in enumerate(conversations)))
         return len(conversations), sum(conversation.account.missed for conversation in conversations)
 
     count, missed = run(scenario, models={"small": 0.01, "large": 0.04}, workers=workers, load=0.75)

@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from helpers.conversations import everything, frames, opened, run
+from helpers.conversations import everything, frames, opened, run, speak
 from helpers.serving import FRAME
 
 from clearline.errors import SessionError
@@ -62,12 +62,7 @@ def test_a_slow_reader_is_not_counted_as_a_slow_machine():
 def test_a_slow_machine_is_counted_as_one():
     async def scenario(made):
         conversation = await opened(made)
-        reading = asyncio.create_task(everything(conversation))
-        for frame in frames(20).reshape(-1, FRAME):
-            await conversation.hear(frame)
-            await asyncio.sleep(0.08)
-        conversation.end_input()
-        await reading
+        await speak(conversation, 20)
         return conversation.account
 
     account = run(scenario, seconds=0.11)
