@@ -54,12 +54,13 @@ class AttentionLayer:
         cfg = self.cfg
         kv_dim = cfg.num_kv_heads * cfg.head_dim
         projected = ops.linear(x, w[f"in_projs.{index}.weight"])
-        q, k, v = ops.split(projected, (cfg.dim, kv_dim, kv_dim), -1)
-        q, k, v = self._heads(ops, q), self._heads(ops, k), self._heads(ops, v)
+        qk, v = ops.split(projected, (cfg.dim + kv_dim, kv_dim), -1)
+        qk, v = self._heads(ops, qk), self._heads(ops, v)
         if cfg.position in ("rope", "sin_rope", "rope_concat"):
+            # Queries and keys turn alike: as heads side by side, in one operation.
             layout: Literal["interleaved", "halves"] = "halves" if cfg.position == "rope_concat" else "interleaved"
-            q = ops.rope(q, position, cfg.max_period, layout)
-            k = ops.rope(k, position, cfg.max_period, layout)
+            qk = ops.rope(qk, position, cfg.max_period, layout)
+        q, k = ops.split(qk, (cfg.num_heads, cfg.num_kv_heads), 2)
         y, ring = ops.ring_attend(q, k, v, s.take("ring"), position, cfg.context, cfg.window_rows)
         s.put("ring", ring)
         return ops.linear(ops.reshape(y, x.shape), w[f"out_projs.{index}.weight"])
