@@ -11,7 +11,9 @@ phase 2 polishes the decoder on the frozen codes of the replies, sample by
 sample. Result: codec.pt.
 """
 import argparse
+import itertools
 import math
+import multiprocessing
 import time
 
 import numpy as np
@@ -180,6 +182,19 @@ class Data:
         return self.corpus.wav(self.voices[rng.integers(len(self.voices))])
 
 
+class Users(torch.utils.data.IterableDataset):
+    """Data.users for ever, made by another process; utterances that are added meanwhile are used."""
+    def __init__(self, seed, ease, **args):
+        self.seed, self.ease, self.args = seed, ease, args
+
+    def __iter__(self):
+        data = Data(self.seed)
+        for i in itertools.count(1):
+            yield data.users(20, ease=self.ease.value, **self.args)
+            if i % 1000 == 0:
+                data = Data(self.seed + i)
+
+
 # ---------------------------------------------------------------- training
 
 def fit_codebooks(mimi, data, batches=40):
@@ -262,24 +277,29 @@ def load(mimi, path):
     return missing
 
 
-def hear(mimi, minutes, log):
+def hear(mimi, minutes, log, resume, rate):
     """Mostly the encoder: it learns to put phonemes into the codes, against everything that augment.py does.
     The replies keep their place in the latent space, and the decoder follows."""
     load(mimi, WORK / "codec.pt")
     data, heads, q = Data(5), Phonemes(), mimi.quantizer
-    heads.code.load_state_dict({k[5:]: v for k, v in torch.load(WORK / "codec_phase1.pt")["heads"].items() if k.startswith("code.")})
+    before = WORK / ("codec_hear.pt" if resume else "codec_phase1.pt")
+    known = torch.load(before)["heads"]
+    heads.load_state_dict(known if resume else heads.state_dict() | {k: v for k, v in known.items() if k.startswith("code.")})
     old = build_mimi()
     load(old, WORK / "codec.pt")
     with torch.no_grad():
         want = [encode(old, torch.tensor(r)[None, None]) for r in data.replies]
     params = [*mimi.parameters(), *heads.parameters()]
     opt = torch.optim.AdamW(params, lr=1e-3, betas=(.9, .99), weight_decay=1e-4)
-    start, step, last, sums = time.time(), 0, time.time(), {}
-    while (done := (time.time() - start) / (60 * minutes)) < 1:
+    ease = multiprocessing.Value("d", 0)
+    users = iter(torch.utils.data.DataLoader(Users(7 if resume else 5, ease, lag=.06), batch_size=None, num_workers=1, prefetch_factor=4))
+    start, step, last, sums = time.process_time(), 0, time.process_time(), {}
+    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
         for g in opt.param_groups:
-            g["lr"] = 8e-4 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
+            g["lr"] = rate * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
         mimi.train()
-        noisy, clean, labels = data.users(20, ease=.3 * max(0, 1 - 2 * done), lag=.06)
+        ease.value = 0 if resume else .3 * max(0, 1 - 2 * done)
+        noisy, clean, labels = next(users)
         i = int(data.rng.integers(len(want)))
         reply = torch.tensor(data.replies[i])[None, None]
         with torch.autocast("cpu", torch.bfloat16):
@@ -295,9 +315,9 @@ def hear(mimi, minutes, log):
         d = dict(ce0=le, ce=lf, commit=commit, held=held)
         loss = le + lf + .25 * commit + .5 * held
         if step % 3 == 0:
-            at, users = int(data.rng.integers(5)), back(latent)[:3]
+            at = int(data.rng.integers(5))
             with torch.autocast("cpu", torch.bfloat16):
-                y = decode(mimi, users[..., at:at + 9])
+                y = decode(mimi, back(latent)[:3, :, at:at + 9])
             d["user"] = spectral(y.float(), clean[:3, :, at * FRAME:(at + 9) * FRAME])
             loss = loss + .3 * d["user"]
         elif step % 3 == 1:
@@ -316,10 +336,10 @@ def hear(mimi, minutes, log):
         for k, v in d.items():
             sums.setdefault(k, []).append(float(v.detach()))
         if step % 50 == 0:
-            log(f"hear {step} {(time.time() - start) / 60:.1f}min " + " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items()))
+            log(f"hear {step} {(time.process_time() - start) / 60:.1f}min " + " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items()))
             sums = {}
-        if time.time() - last > 120:
-            last = time.time()
+        if time.process_time() - last > 120:
+            last = time.process_time()
             torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_hear.pt")
     torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_hear.pt")
 
@@ -400,7 +420,7 @@ def main():
     ap.add_argument("--joint", type=float, default=26)
     ap.add_argument("--polish", type=float, default=16)
     ap.add_argument("--hear", type=float, default=28)
-    ap.add_argument("--rate", type=float, default=1.1e-3, help="learning rate of the polish")
+    ap.add_argument("--rate", type=float, default=1.1e-3, help="learning rate of hear and polish")
     ap.add_argument("--only", choices=["joint", "hear", "polish"])
     ap.add_argument("--resume", action="store_true")
     # On a busy machine two threads wait for each other: one is several times faster.
@@ -411,7 +431,7 @@ def main():
     log = lambda s: print(s, flush=True)
     mimi = build_mimi()
     if a.only == "hear":
-        hear(mimi, a.hear, log)
+        hear(mimi, a.hear, log, a.resume, a.rate)
         freeze(mimi)
         torch.save({"mimi": mimi.state_dict()}, WORK / "codec_frozen2.pt")
         return

@@ -1,21 +1,24 @@
 """Trains the language model (Kyutai's LMModel) on the sessions of build_sessions.py.
 
     python train_lm.py [--minutes 60] [--batch 20] [--resume]
+    torchrun --nproc-per-node 2 train_lm.py ...          a process on each of two cores, with the mean of their gradients
 
 The minutes are of CPU time, so a busy machine changes nothing. Writes lm.pt every two minutes. Shards SESSIONS*.npz that appear while it runs
 are read as they come.
 """
 import argparse
 import math
+import os
 import random
 import time
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from common import PHONEMES, TEXT_EPAD, TEXT_PAD, WORK, build_lm
+from common import PHONEMES, TEXT_EPAD, TEXT_PAD, WORK, build_lm, exchanges
 
 SUB = 4                                                          # CTC steps in one frame
 WRONG_EARS = .15
@@ -58,6 +61,26 @@ def corrupt(x, card, amount):
     user[:] = torch.where(torch.arange(8)[None, :, None] >= deaf[:, None, None], -1, user)
     own[:] = torch.where(torch.rand(own.shape) < .03, torch.randint(card, own.shape), own)
     return x
+
+
+class Intents:
+    """Which reply is being given: text [B,T] -> its number [B,T] from three frames before its first word
+    to its last word, -1 elsewhere."""
+    def __init__(self):
+        from build_sessions import load_tokenizer
+        tokenizer, known = load_tokenizer(), exchanges()
+        replies = [e["reply"] for e in known["exchanges"]] + [known["fallback"]]
+        self.number = {tuple(t for w in r.split() for t in tokenizer.encode(w)): i for i, r in enumerate(replies)}
+        self.count = len(replies)
+
+    def __call__(self, text):
+        out = torch.full(text.shape, -1)
+        for row, numbers in zip(text.tolist(), out):
+            words = [t for t, x in enumerate(row) if x not in (TEXT_PAD, TEXT_EPAD)]
+            starts = [i for i, t in enumerate(words) if i == 0 or t - words[i - 1] > 12]
+            for a, b in zip(starts, starts[1:] + [len(words)]):
+                numbers[max(0, words[a] - 3):words[b - 1] + 1] = self.number[tuple(row[t] for t in words[a:b])]
+        return out
 
 
 def continuing(text):
@@ -119,6 +142,8 @@ class Trainer:
         self.lm = lm
         n = SUB * (len(PHONEMES) + 1)
         self.head = nn.Sequential(nn.Linear(lm.dim, 256), nn.GELU(), nn.Linear(256, n))
+        self.intents = Intents()
+        self.intent = nn.Linear(lm.dim, self.intents.count)
         lm.transformer.layers[2].register_forward_hook(self.keep)
         if dropout:
             drop = lambda module, args, out: F.dropout(out, dropout, module.training)
@@ -146,17 +171,21 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             hidden, text_logits = lm.forward_text(heard)
             ctc_logits = self.head(self.middle).float()
+            intent_logits = self.intent(hidden).float()
         weight = torch.where(text == TEXT_PAD, .25, 1.)
         weight = (torch.where(text == TEXT_EPAD, .6, weight) * learnt).reshape(-1)
         lt = F.cross_entropy(text_logits.float().reshape(b * t, -1), text.reshape(-1), reduction="none")
         lt = (lt * weight).sum() / weight.sum()
+        # One word shows which reply was chosen; this asks for it in every frame, so that it is known before and kept to the end.
+        which = torch.where(learnt, self.intents(text), -1)
+        li = F.cross_entropy(intent_logits.reshape(b * t, -1), which.reshape(-1), ignore_index=-1)
         # CTC is worth its time only where the moments are not known.
         logp = ctc_logits.reshape(b, t * SUB, -1).log_softmax(-1).transpose(0, 1)
         # A frame is heard one step after it was spoken, its upper codebooks two.
         late = F.pad(labels, (6, 0), value=-1)[:, :t * SUB]
         le = F.nll_loss(logp.transpose(0, 1).reshape(b * t * SUB, -1), late.reshape(-1), ignore_index=-1)
         if not speak:
-            return lt, torch.zeros(8), torch.zeros(()), le
+            return lt, li, torch.zeros(8), torch.zeros(()), le
         # The depth transformer learns on the frames of the replies and a few silent ones.
         near = F.max_pool1d((text != TEXT_PAD).float()[:, None], 17, 1, 8)[:, 0] > 0
         pick = (near & (torch.rand(b, t) < .4)) | (torch.rand(b, t) < .04)
@@ -169,7 +198,7 @@ class Trainer:
         lengths = torch.tensor([len(p) for p in phones])
         lc = F.ctc_loss(logp, torch.tensor(np.concatenate(phones)).long(), torch.full((b,), t * SUB), lengths,
                         reduction="none", zero_infinity=True).sum() / max(1, lengths.sum())
-        return lt, la, lc, le
+        return lt, li, la, lc, le
 
 
 @torch.no_grad()
@@ -193,8 +222,27 @@ def right(texts, wanted):
     return float(np.mean([words(a) == words(b) for a, b in zip(texts, wanted)]))
 
 
+def agree(x):
+    """A number as process 0 has it, so that all take the same steps."""
+    if dist.is_initialized():
+        box = torch.tensor([x], dtype=torch.float64)
+        dist.broadcast(box, 0)
+        x = float(box)
+    return x
+
+
+def mean_gradients(params):
+    if not dist.is_initialized():
+        return
+    grads = [p.grad for p in params if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    for g, part in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads])):
+        g.copy_(part.view_as(g))
+
+
 def save(lm, trainer, opt, ears, spent):
-    torch.save({"lm": ears.fold(lm.state_dict()), "ears": ears.state_dict(), "head": trainer.head.state_dict(), "opt": opt.state_dict(), "spent": spent},
+    torch.save({"lm": ears.fold(lm.state_dict()), "ears": ears.state_dict(), "head": trainer.head.state_dict(), "intent": trainer.intent.state_dict(), "opt": opt.state_dict(), "spent": spent},
                WORK / f"{OUT}.tmp")
     (WORK / f"{OUT}.tmp").rename(WORK / f"{OUT}.pt")
 
@@ -211,16 +259,20 @@ def main():
     ap.add_argument("--out", default="lm")
     ap.add_argument("--again", action="store_true", help="from the weights of --out, with a new optimiser and the whole schedule")
     ap.add_argument("--relearn", action="store_true", help="replies with new codes: the depth transformer above all")
+    ap.add_argument("--speak", type=float, default=.5, help="share of the time in which every step learns the replies' sound; later every fourth")
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
     global OUT
     OUT = a.out
     torch.manual_seed(0), random.seed(0)
     torch.set_num_threads(a.threads)
-    rng = np.random.default_rng(0)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    rng = np.random.default_rng(rank)
     lm = build_lm()
     trainer, ears = Trainer(lm, a.dropout), Ears(lm, a.codec)
-    params = [*lm.parameters(), *trainer.head.parameters(), *ears.parameters()]
+    params = [*lm.parameters(), *trainer.head.parameters(), *trainer.intent.parameters(), *ears.parameters()]
     slow = {id(p) for name, p in lm.named_parameters() if not name.startswith(("depformer", "linears"))} if a.relearn else set()
     opt = torch.optim.AdamW([{"params": [p for p in params if p.dim() > 1 and p.shape[0] > 1], "weight_decay": .08},
                              {"params": [p for p in params if p.dim() <= 1 or p.shape[0] == 1], "weight_decay": 0}],
@@ -231,37 +283,46 @@ def main():
     spent = 0
     if a.resume or a.again or a.relearn:
         d = torch.load(WORK / f"{a.out}.pt")
+        vectors = ears.vectors.clone()                           # of this codec, maybe a newer one
         ears.load_state_dict(d["ears"])
         lm.load_state_dict(ears.fold(d["lm"], -1)), trainer.head.load_state_dict(d["head"])
+        ears.vectors.copy_(vectors)
+        if "intent" in d:
+            trainer.intent.load_state_dict(d["intent"])
         if a.resume:
             opt.load_state_dict(d["opt"])
             spent = d["spent"]
     train, held = Sessions(a.pattern), Sessions(a.pattern.replace("sessions", "heldout"))
+    torch.manual_seed(rank)                                      # the models are alike, what they see is not
     start, step, saved, tested, sums = time.process_time() - spent, 0, time.process_time(), time.process_time(), {}
-    while (done := (time.process_time() - start) / (60 * a.minutes)) < 1:
+    while (done := agree((time.process_time() - start) / (60 * a.minutes))) < 1:
         lr = a.lr * min(1, (step + 1) / (20 if spent else 150)) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
         for g in opt.param_groups:
             g["lr"] = lr * g.get("scale", 1)
         lm.train(), ears.listen()
-        lt, la, lc, le = trainer.losses(*train.batch(a.batch, rng), 0 if a.relearn else max(0, 1 - done),
-                                       speak=a.relearn or done < .5 or step % 4 == 0)   # the replies are known by heart early
+        lt, li, la, lc, le = trainer.losses(*train.batch(a.batch, rng), 0 if a.relearn else max(0, 1 - done),
+                                            speak=a.relearn or done < a.speak or step % 4 == 0)   # the replies are known by heart early
         phonetic = .3 * (1 - done) + .03
-        loss = 10 * lt + (4 if a.relearn else 1) * (.25 * la[0] + .12 * la[1:].mean()) + phonetic * (.5 * lc + 2 * le)
+        loss = 10 * lt + .5 * li + (4 if a.relearn else 1) * (.25 * la[0] + .12 * la[1:].mean()) + phonetic * (.5 * lc + 2 * le)
         opt.zero_grad()
         loss.backward()
+        mean_gradients(params)
         nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         step += 1
-        for k, v in dict(text=lt, cb0=la[0], cb=la[1:].mean(), ctc=lc, ce=le).items():
+        for k, v in dict(text=lt, intent=li, cb0=la[0], cb=la[1:].mean(), ctc=lc, ce=le).items():
             sums.setdefault(k, []).append(float(v.detach())) if float(v.detach()) else None
+        if time.process_time() - saved > 120:
+            saved = time.process_time()
+            if not rank:
+                save(lm, trainer, opt, ears, time.process_time() - start)
+            train.reload(), held.reload()
+        if rank:
+            continue
         if step % 50 == 0:
             print(step, f"{(time.process_time() - start) / 60:.1f}min", *(f"{k} {np.mean(v):.3f}" for k, v in sums.items()),
                   len(train.codes), flush=True)
             sums = {}
-        if time.process_time() - saved > 120:
-            saved = time.process_time()
-            save(lm, trainer, opt, ears, time.process_time() - start)
-            train.reload(), held.reload()
         if time.process_time() - tested > 420 and done > .08:
             lm.eval(), ears.listen()
             for name, s in (("train", train), ("heldout", held)):
@@ -272,7 +333,8 @@ def main():
                     print(f"  {name}: sessions right {right(text.tolist(), c[:, 0].tolist()):.2f}", flush=True)
             tested = time.process_time()
     lm.eval()
-    save(lm, trainer, opt, ears, time.process_time() - start)
+    if not rank:
+        save(lm, trainer, opt, ears, time.process_time() - start)
 
 
 if __name__ == "__main__":
