@@ -30,8 +30,8 @@ KINDS = {  # name: (noise kinds, SNR range, room, level range in dBFS)
     "clean": (None, None, False, (-12, -1)),
     "soft": (None, None, False, (-38, -24)),
     "room": (None, None, True, (-12, -1)),
-    "noise 20-35 dB": (aug.HELDOUT_NOISE, (20, 35), False, (-12, -1)),
-    "noise 10-20 dB": (aug.HELDOUT_NOISE, (10, 20), True, (-12, -1)),
+    "noise 15-30 dB": (aug.HELDOUT_NOISE, (15, 30), False, (-12, -1)),
+    "noise 8-15 dB": (aug.HELDOUT_NOISE, (8, 15), True, (-12, -1)),
 }
 
 

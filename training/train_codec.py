@@ -1,6 +1,7 @@
 """Trains the codec (Kyutai's MimiModel modules, 1/4 of the width).
 
-    python train_codec.py [--joint 26] [--polish 16]          minutes of the two phases
+    python train_codec.py [--joint 26] [--polish 16]          minutes of CPU time of the two phases
+    torchrun --nproc-per-node 2 train_codec.py ...            the same on two cores
 
 Phase 1 trains everything: reconstruction of the reply voice and, less, of the
 users' voices (from a noisy copy: the encoder learns to hear through noise),
@@ -24,8 +25,16 @@ from torch import nn
 import augment as aug
 from common import FRAME, LEAD, PHONEMES, RATE, WORK, build_mimi
 from corpus import Corpus, replies
+from together import agree, join, mean_gradients
 
 SUB = 4                                                          # phoneme steps in one frame
+RANK = 0                                                         # of several processes, this one
+
+
+def save(name, **parts):
+    """Process 0 writes WORK/name; all have the same weights."""
+    if not RANK:
+        torch.save({k: v.state_dict() for k, v in parts.items()}, WORK / name)
 
 
 # ------------------------------------------------------------------- model
@@ -124,7 +133,7 @@ def waveform(x, y):
 
 class Data:
     def __init__(self, seed):
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng([seed, RANK])
         self.corpus = Corpus("train")
         self.weights = self.corpus.weights()
         quiet = np.zeros(LEAD * FRAME, np.float32)
@@ -226,8 +235,8 @@ def phase1(mimi, minutes, log, resume):
         mimi.load_state_dict(d["mimi"]), heads.load_state_dict(d["heads"])
     params = [*mimi.parameters(), *heads.parameters()]
     opt = torch.optim.AdamW(params, lr=1e-3, betas=(.9, .99), weight_decay=1e-4)
-    start, quantised, step, last, sums = time.time(), False, 0, time.time(), {}
-    while (done := (time.time() - start) / (60 * minutes)) < 1:
+    start, quantised, step, last, sums = time.process_time(), False, 0, time.process_time(), {}
+    while (done := agree((time.process_time() - start) / (60 * minutes))) < 1:
         if not quantised and done > .25:
             data = Data(3)                                       # utterances may have been added
             fit_codebooks(mimi, data)
@@ -251,18 +260,19 @@ def phase1(mimi, minutes, log, resume):
         loss = lr_ + .3 * lu + le + .8 * lf + .25 * commit
         opt.zero_grad()
         loss.backward()
+        mean_gradients(params)
         norm = nn.utils.clip_grad_norm_(params, 2.0)
         opt.step()
         step += 1
         for k, v in dict(reply=lr_, user=lu, ce0=le, ce=lf, commit=commit, grad=norm).items():
             sums[k] = sums.get(k, 0) + float(v.detach())
         if step % 50 == 0:
-            log(f"{step} {(time.time() - start) / 60:.1f}min " + " ".join(f"{k} {v / 50:.3f}" for k, v in sums.items()))
+            log(f"{step} {(time.process_time() - start) / 60:.1f}min " + " ".join(f"{k} {v / 50:.3f}" for k, v in sums.items()))
             sums = {}
-        if time.time() - last > 120:
-            last = time.time()
-            torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_phase1.pt")
-    torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_phase1.pt")
+        if time.process_time() - last > 120:
+            last = time.process_time()
+            save("codec_phase1.pt", mimi=mimi, heads=heads)
+    save("codec_phase1.pt", mimi=mimi, heads=heads)
 
 
 def load(mimi, path):
@@ -294,7 +304,7 @@ def hear(mimi, minutes, log, resume, rate):
     ease = multiprocessing.Value("d", 0)
     users = iter(torch.utils.data.DataLoader(Users(7 if resume else 5, ease, lag=.06), batch_size=None, num_workers=1, prefetch_factor=4))
     start, step, last, sums = time.process_time(), 0, time.process_time(), {}
-    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
+    while (done := agree((time.process_time() - start) / (60 * minutes))) < 1:
         for g in opt.param_groups:
             g["lr"] = rate * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
         mimi.train()
@@ -330,6 +340,7 @@ def hear(mimi, minutes, log, resume, rate):
             loss = loss + d["reply"] + .2 * waveform(x, y)
         opt.zero_grad()
         loss.backward()
+        mean_gradients(params)
         nn.utils.clip_grad_norm_(params, 2.0)
         opt.step()
         step += 1
@@ -340,8 +351,8 @@ def hear(mimi, minutes, log, resume, rate):
             sums = {}
         if time.process_time() - last > 120:
             last = time.process_time()
-            torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_hear.pt")
-    torch.save({"mimi": mimi.state_dict(), "heads": heads.state_dict()}, WORK / "codec_hear.pt")
+            save("codec_hear.pt", mimi=mimi, heads=heads)
+    save("codec_hear.pt", mimi=mimi, heads=heads)
 
 
 def freeze(mimi):
@@ -378,8 +389,8 @@ def phase2(mimi, minutes, log, resume, rate):
         mimi.load_state_dict(torch.load(WORK / "codec.pt")["mimi"])
     params = [p for p in mimi.parameters() if p.requires_grad]
     opt = torch.optim.AdamW(params, lr=rate, betas=(.9, .99), weight_decay=0)
-    start, step, last, sums = time.time(), 0, time.time(), {}
-    while (done := (time.time() - start) / (60 * minutes)) < 1:
+    start, step, last, sums = time.process_time(), 0, time.process_time(), {}
+    while (done := agree((time.process_time() - start) / (60 * minutes))) < 1:
         for g in opt.param_groups:
             g["lr"] = rate * min(1, (step + 1) / 30) * (.01 + .99 * (.5 + .5 * math.cos(math.pi * done)))
         cs, xs = [], []
@@ -401,18 +412,19 @@ def phase2(mimi, minutes, log, resume, rate):
             loss = wave + .5 * d["mel"]
         opt.zero_grad()
         loss.backward()
+        mean_gradients(params)
         nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         step += 1
         for k, v in d.items():
             sums.setdefault(k, []).append(float(v.detach()))
         if step % 50 == 0:
-            log(f"polish {step} {(time.time() - start) / 60:.1f}min " + " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items()))
+            log(f"polish {step} {(time.process_time() - start) / 60:.1f}min " + " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items()))
             sums = {}
-        if time.time() - last > 120:
-            last = time.time()
-            torch.save({"mimi": mimi.state_dict()}, WORK / "codec.pt")
-    torch.save({"mimi": mimi.state_dict()}, WORK / "codec.pt")
+        if time.process_time() - last > 120:
+            last = time.process_time()
+            save("codec.pt", mimi=mimi)
+    save("codec.pt", mimi=mimi)
 
 
 def main():
@@ -426,26 +438,29 @@ def main():
     # On a busy machine two threads wait for each other: one is several times faster.
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
+    global RANK
+    RANK = join()
     torch.manual_seed(0)
     torch.set_num_threads(a.threads)
-    log = lambda s: print(s, flush=True)
+    log = lambda s: None if RANK else print(s, flush=True)
     mimi = build_mimi()
     if a.only == "hear":
         hear(mimi, a.hear, log, a.resume, a.rate)
         freeze(mimi)
-        torch.save({"mimi": mimi.state_dict()}, WORK / "codec_frozen2.pt")
+        save("codec_frozen2.pt", mimi=mimi)
         return
     if a.only != "polish":
         initialise(mimi)
         phase1(mimi, a.joint, log, a.resume)
         freeze(mimi)
-        torch.save({"mimi": mimi.state_dict()}, WORK / "codec_frozen.pt")
+        save("codec_frozen.pt", mimi=mimi)
+        agree(0)                                                 # written, before others read it
     if a.only != "joint":
         mimi.load_state_dict(torch.load(WORK / "codec_frozen.pt")["mimi"])
         freeze(mimi)
         phase2(mimi, a.polish, log, a.resume and a.only == "polish", a.rate)
         freeze(mimi)                                             # rounds the decoder too
-        torch.save({"mimi": mimi.state_dict()}, WORK / "codec.pt")
+        save("codec.pt", mimi=mimi)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,16 @@ are read as they come.
 """
 import argparse
 import math
-import os
 import random
 import time
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
 from common import PHONEMES, TEXT_EPAD, TEXT_PAD, WORK, build_lm, exchanges
+from together import agree, join, mean_gradients
 
 SUB = 4                                                          # CTC steps in one frame
 WRONG_EARS = .15
@@ -222,25 +221,6 @@ def right(texts, wanted):
     return float(np.mean([words(a) == words(b) for a, b in zip(texts, wanted)]))
 
 
-def agree(x):
-    """A number as process 0 has it, so that all take the same steps."""
-    if dist.is_initialized():
-        box = torch.tensor([x], dtype=torch.float64)
-        dist.broadcast(box, 0)
-        x = float(box)
-    return x
-
-
-def mean_gradients(params):
-    if not dist.is_initialized():
-        return
-    grads = [p.grad for p in params if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    dist.all_reduce(flat)
-    for g, part in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads])):
-        g.copy_(part.view_as(g))
-
-
 def save(lm, trainer, opt, ears, spent):
     torch.save({"lm": ears.fold(lm.state_dict()), "ears": ears.state_dict(), "head": trainer.head.state_dict(), "intent": trainer.intent.state_dict(), "opt": opt.state_dict(), "spent": spent},
                WORK / f"{OUT}.tmp")
@@ -266,9 +246,7 @@ def main():
     OUT = a.out
     torch.manual_seed(0), random.seed(0)
     torch.set_num_threads(a.threads)
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    rank = join()
     rng = np.random.default_rng(rank)
     lm = build_lm()
     trainer, ears = Trainer(lm, a.dropout), Ears(lm, a.codec)
