@@ -96,5 +96,5 @@ CODEC_CONDITIONS: dict[str, tuple[str, str, Harm]] = {
     "mostly random": ("garbled", "codec other codes", mostly_random),
     "half of the codebooks zero": ("degraded", "codec zeros", half_missing),
     "acoustic codebooks zero": ("garbled", "codec zeros", first_only),
-    "acoustic of another moment": ("garbled", "codec shifted", semantic_only_right),
+    "acoustic of another moment": ("misaligned", "codec shifted", semantic_only_right),
 }

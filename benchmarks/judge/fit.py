@@ -104,7 +104,11 @@ def verdict(garbled: Fit, degraded: Fit, chosen: tuple[str, ...], row: dict) -> 
     if p >= UNDECIDED[0]:
         return "undecided"
     others = tuple(name for name in chosen if name in degraded.curves)
-    return "degraded" if defective(row) or (others and degraded.probability(others, row) > 0.5) else "clear"
+    if defective(row) or (others and degraded.probability(others, row) > 0.5):
+        return "degraded"
+    wordless = tuple(name for name in chosen if name != "text")
+    doubted = len(wordless) < len(chosen) and wordless and garbled.probability(wordless, row) >= UNDECIDED[0]
+    return "degraded" if doubted else "clear"
 
 
 def defective(row: dict) -> bool:

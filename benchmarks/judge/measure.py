@@ -29,9 +29,9 @@ TWICE = ("clean", "between silences", "light noise", "nano healthy")
 
 
 def replies(folder: Path, count: int) -> list[Clip]:
-    """nano's own replies with their codes, made once."""
-    path = folder / "nano_replies.npz"
+    """nano's own replies with their codes, made once for these weights."""
     model = clearline.load("nano", threads=1)
+    path = folder / f"nano_replies-{model.checkpoint.hashes()['weights'][:12]}.npz"
     if not path.exists():
         made = {}
         for number, clip in enumerate(voices(count, np.random.default_rng(17))):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clearline.errors import ClearlineError
-from clearline.lab.judge import judge, mos
+from clearline.lab.judge import judge, mos, verdict
 from clearline.lab.judge.calibration import Curve, calibration, curve, probability, rates, together
 from clearline.lab.judge.judgement import Testimony as Said
 from clearline.lab.judge.recogniser import default_recogniser
@@ -82,6 +82,16 @@ def test_speech_of_other_words_is_clear_and_does_not_say_the_text():
     assert found.verdict == "clear" and found.says_text is False and "does not say the claimed words" in found.evidence
     assert decide(said(good=NAMES)).says_text is True
     assert decide(said(good=["sound"])).says_text is None
+
+
+def test_words_alone_do_not_make_clear_what_the_others_doubt(monkeypatch):
+    monkeypatch.setattr(verdict, "_degraded", lambda asked: 0.1)  # nobody finds a defect
+    assert decide(said(good=["language"], bad=["sound"])).verdict == "undecided"
+    doubted = decide(said(good=["language", "text"], bad=["sound"]))
+    assert doubted.says_text is True and doubted.verdict == "degraded" and 0.15 < doubted.confidence < 0.85
+    assert "without the claimed words it would not pass for clear" in doubted.evidence
+    assert decide(said(good=["language", "sound", "text"])).verdict == "clear"
+    assert "without the claimed" not in decide(said(good=["language", "text"], bad=["sound"]), ["clicks"]).evidence
 
 
 def test_a_defect_degrades_what_is_clear_and_does_not_hide_what_is_garbled():

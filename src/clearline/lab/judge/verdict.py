@@ -25,8 +25,10 @@ def decide(testimonies: Sequence[Testimony], defects: Sequence[str] = ()) -> Jud
         # The others understand it: then it is speech, of other words than those claimed, and no less clear for that.
         asked = others
     garbled, degraded = _garbled(asked), _degraded(asked)
-    verdict, confidence = _verdict(garbled, degraded, bool(defects))
-    sentence = _sentence(verdict, asked, says_text, defects)
+    # That words are in it does not make sound clear which the others doubt: a semantic codebook alone may carry them.
+    doubt = _garbled(others) if _TEXT in asked and others else 0.0
+    verdict, confidence = _verdict(garbled, degraded, bool(defects), doubt)
+    sentence = _sentence(verdict, asked, says_text, defects, doubt)
     return Judgement(
         verdict, confidence, calibration.rates(asked, verdict), sentence, tuple(testimonies), tuple(defects),
         says_text=says_text, garbled=garbled,
@@ -37,13 +39,13 @@ def _wrong_speed(language: Testimony) -> str:
     return f"it is English at {language.measures['speed']} times its speed: a wrong sample rate"
 
 
-def _verdict(garbled: float, degraded: float, defect: bool) -> tuple[Verdict, float]:
+def _verdict(garbled: float, degraded: float, defect: bool, doubt: float) -> tuple[Verdict, float]:
     if garbled > UNDECIDED[1]:
         return "garbled", garbled
     if garbled >= UNDECIDED[0]:
         return "undecided", max(garbled, 1 - garbled)
-    if defect or degraded > 0.5:
-        return "degraded", (1 - garbled) * (1.0 if defect else degraded)
+    if defect or degraded > 0.5 or doubt >= UNDECIDED[0]:
+        return "degraded", (1 - garbled) * (1.0 if defect else max(degraded, doubt))
     return "clear", (1 - garbled) * (1 - degraded)
 
 
@@ -75,11 +77,15 @@ def _says_text(text: Testimony | None) -> bool | None:
     return text.measures["p"] <= PASSED
 
 
-def _sentence(verdict: Verdict, asked: Mapping[str, Testimony], says_text: bool | None, defects: Sequence[str]) -> str:
+def _sentence(
+    verdict: Verdict, asked: Mapping[str, Testimony], says_text: bool | None, defects: Sequence[str], doubt: float
+) -> str:
     """The strongest evidence for the verdict; of an undecided one, the strongest for either side."""
     order = sorted(asked.values(), key=_odds, reverse=verdict == "garbled")
     chosen = order[:1] + order[-1:] if verdict == "undecided" else order[:2]
     reasons = [*(defects[:2] if verdict == "degraded" else ()), *(one.says for one in chosen)]
+    if verdict == "degraded" and not defects and doubt >= UNDECIDED[0]:
+        reasons.append("without the claimed words it would not pass for clear")
     if says_text is False and verdict in ("clear", "degraded"):
         reasons.append("but it does not say the claimed words")
     return f"{verdict.capitalize()}: {'; '.join(dict.fromkeys(reasons))}."
