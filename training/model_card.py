@@ -1,6 +1,6 @@
-"""Writes MODEL_CARD.md into a nano folder from the report of evaluate.py.
+"""Writes MODEL_CARD.md into a nano folder from reports of evaluate.py: the first whole, others with other seeds in a sentence.
 
-    python model_card.py FOLDER REPORT.json
+    python model_card.py FOLDER REPORT.json [REPORT.json ...]
 """
 import json
 import pathlib
@@ -60,13 +60,10 @@ its own mistakes; it and DistillMOS are taken on replies from recordings without
 any mistake. These voices and noises were never trained on, but an early look at
 results on them led to two more kinds of training noise (swelling noise, knocks).
 
-Read these figures with care. A second sample of 376 turns with another seed gave 94.1 % right replies
-(95.3 % of the known prompts, 89.6 % of the unknown sentences), word errors 2.3 % and DistillMOS 3.37;
-a third, drawn after training was over, 90.8 % of 371 turns (93.9 % and 78.9 %). The mistakes of earlier versions in the first
-two samples decided what training changed.
-"Right" ignores a second reply that comes more than about a second late (the row "recordings without any mistake"
-does not). Where the question starts within the recording can change the answer. The model was trained in several
-resumed runs with changed settings, about seven core hours in all; `training/README.md` gives a sequence that was never run in one go.
+Read these figures with care.{others} The mistakes of earlier versions in the first
+two samples decided what training changed. "Right" ignores a second reply that comes more than about a second late (the row
+"recordings without any mistake" does not). Where the question starts within the recording can change the answer.
+`training/README.md` says what these weights went through.
 
 ## Prompts
 
@@ -74,7 +71,7 @@ resumed runs with changed settings, about seven core hours in all; `training/REA
 """
 
 
-def main(folder, report):
+def main(folder, report, *others):
     from check_official import load
     mimi, lm, _ = load(folder)
     size = lambda m: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}"
@@ -83,14 +80,20 @@ def main(folder, report):
     bars = {"right replies 90 %": r["right"] >= .9, "word error rate 10 %": r["wer"] <= .1,
             "DistillMOS 3.0": r["mos"]["mean"] >= 3, "25 MB": r["folder_mb"] <= 25}
     bars = "The bars were: " + ", ".join(f"{k} ({'reached' if ok else 'not reached'})" for k, ok in bars.items()) + "."
+    pct = lambda x: f"{100 * x:.1f} %"
+    more = []
+    for name, r in zip(("second", "third", "fourth"), map(json.loads, (pathlib.Path(other).read_text() for other in others))):
+        judged = f", word errors {pct(r['wer'])} and DistillMOS {r['mos']['mean']:.2f}" if r["rated"] else ""
+        more.append(f" A {name} sample of {r['turns']} turns, with another seed,\ngave {pct(r['right'])} right replies "
+                    f"({pct(r['right_known'])} of the known prompts, {pct(r['right_unknown'])} of the unknown sentences){judged}.")
     rows = ["| say | it answers |", "|---|---|"]
     rows += [f"| {' / '.join(e['prompts'])} | {e['reply']} |" for e in known["exchanges"]]
     rows.append(f"| anything else | {known['fallback']} |")
     pathlib.Path(folder, "MODEL_CARD.md").write_text(TEXT.format(
         parameters=f"{size(lm)} million parameters and a codec of {size(mimi)} million",
-        fallback=known["fallback"], bars=bars, table=pathlib.Path(report).with_suffix(".md").read_text().strip(),
+        fallback=known["fallback"], bars=bars, others="".join(more), table=pathlib.Path(report).with_suffix(".md").read_text().strip(),
         prompts="\n".join(rows)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])
