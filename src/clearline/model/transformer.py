@@ -54,13 +54,16 @@ class AttentionLayer:
         cfg = self.cfg
         kv_dim = cfg.num_kv_heads * cfg.head_dim
         projected = ops.linear(x, w[f"in_projs.{index}.weight"])
-        qk, v = ops.split(projected, (cfg.dim + kv_dim, kv_dim), -1)
-        qk, v = self._heads(ops, qk), self._heads(ops, v)
         if cfg.position in ("rope", "sin_rope", "rope_concat"):
             # Queries and keys turn alike: as heads side by side, in one operation.
+            qk, v = ops.split(projected, (cfg.dim + kv_dim, kv_dim), -1)
             layout: Literal["interleaved", "halves"] = "halves" if cfg.position == "rope_concat" else "interleaved"
-            qk = ops.rope(qk, position, cfg.max_period, layout)
-        q, k = ops.split(qk, (cfg.num_heads, cfg.num_kv_heads), 2)
+            turned = ops.rope(self._heads(ops, qk), position, cfg.max_period, layout)
+            q, k = ops.split(turned, (cfg.num_heads, cfg.num_kv_heads), 2)
+        else:
+            q, k, v = ops.split(projected, (cfg.dim, kv_dim, kv_dim), -1)
+            q, k = self._heads(ops, q), self._heads(ops, k)
+        v = self._heads(ops, v)
         y, ring = ops.ring_attend(q, k, v, s.take("ring"), position, cfg.context, cfg.window_rows)
         s.put("ring", ring)
         return ops.linear(ops.reshape(y, x.shape), w[f"out_projs.{index}.weight"])
