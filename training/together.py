@@ -6,11 +6,13 @@ import torch.distributed as dist
 
 
 def join():
-    """-> the number of this process; 0 where there is only one."""
-    if "RANK" not in os.environ:
-        return 0
-    dist.init_process_group("gloo")
-    return dist.get_rank()
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+
+
+def rank():
+    """The number of this process; 0 where there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def agree(x):

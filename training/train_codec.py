@@ -12,199 +12,25 @@ phase 2 polishes the decoder on the frozen codes of the replies, sample by
 sample. Result: codec.pt.
 """
 import argparse
-import itertools
 import math
 import multiprocessing
 import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-import augment as aug
-from common import FRAME, LEAD, PHONEMES, RATE, WORK, build_mimi
-from corpus import Corpus, replies
-from together import agree, join, mean_gradients
-
-SUB = 4                                                          # phoneme steps in one frame
-RANK = 0                                                         # of several processes, this one
+from codec_data import Data, Users
+from codec_model import Phonemes, decode, encode, initialise, quantise, spectral, waveform
+from common import FRAME, LEAD, WORK, build_mimi
+from together import agree, join, mean_gradients, rank
 
 
 def save(name, **parts):
     """Process 0 writes WORK/name; all have the same weights."""
-    if not RANK:
+    if not rank():
         torch.save({k: v.state_dict() for k, v in parts.items()}, WORK / name)
 
-
-# ------------------------------------------------------------------- model
-
-def initialise(mimi):
-    """Variance-preserving start. The default one never leaves its plateau."""
-    for part in (mimi.encoder, mimi.decoder):
-        convs = [m for m in part.modules() if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d))]
-        for m in convs:
-            taps = m.weight[0, 0].numel()
-            fan_in = m.weight.shape[1] * taps if isinstance(m, nn.Conv1d) else m.weight.shape[0] * taps / m.stride[0]
-            nn.init.normal_(m.weight, std=1 / math.sqrt(fan_in))
-            nn.init.zeros_(m.bias)
-        if part is mimi.encoder:
-            convs[0].weight.data *= 5                            # speech is far below full scale
-        else:
-            convs[-1].weight.data *= 0.03
-    for name, p in mimi.named_parameters():
-        if "layer_scale" in name:
-            p.data.fill_(0.3)
-
-
-def encode(mimi, x):
-    (z,) = mimi.encoder_transformer(mimi.encoder(x))
-    return mimi._to_framerate(z)
-
-
-def decode(mimi, z):
-    (z,) = mimi.decoder_transformer(mimi._to_encoder_framerate(z))
-    return mimi.decoder(z)
-
-
-def quantise(mimi, z, on):
-    """-> (latent for the decoder, 64-dim codebook-0 latent, commitment loss)."""
-    q = mimi.quantizer
-    first, rest = q.rvq_first, q.rvq_rest
-    a, b = first.input_proj(z), rest.input_proj(z)
-    if not on:
-        return first.output_proj(a) + rest.output_proj(b), a, 0.01 * (a.pow(2).mean() + b.pow(2).mean())
-    a, _, la, _ = first.vq(a, n_q=1)
-    b, _, lb, _ = rest.vq(b, n_q=7)
-    return first.output_proj(a) + rest.output_proj(b), a, la.mean() + lb.mean()
-
-
-class Phonemes(nn.Module):
-    """Say which phoneme is spoken, from codebook 0 alone and from the latent, without context."""
-    def __init__(self):
-        super().__init__()
-        n = SUB * (len(PHONEMES) + 1)
-        self.code = nn.Sequential(nn.Conv1d(64, 256, 1), nn.GELU(), nn.Conv1d(256, n, 1))
-        self.latent = nn.Sequential(nn.Conv1d(128, 256, 1), nn.GELU(), nn.Conv1d(256, n, 1))
-
-    def loss(self, head, z, labels):
-        logits = getattr(self, head)(z.float())
-        b, _, t = logits.shape
-        logits = logits.view(b, SUB, -1, t).permute(0, 3, 1, 2).reshape(b * t * SUB, -1)
-        return F.cross_entropy(logits, labels.reshape(-1), ignore_index=-1)
-
-
-# -------------------------------------------------------------------- loss
-
-def mel_matrix(n_fft, bands):
-    mel = lambda f: 2595 * np.log10(1 + f / 700)
-    edges = 700 * (10 ** (np.linspace(mel(20), mel(11800), bands + 2) / 2595) - 1)
-    f = np.linspace(0, RATE / 2, n_fft // 2 + 1)
-    lo, mid, hi = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    m = np.maximum(0, np.minimum((f - lo) / (mid - lo), (hi - f) / (hi - mid)))
-    return torch.tensor(m / np.maximum(m.sum(1, keepdims=True), 1e-6), dtype=torch.float32)
-
-
-MELS = {n: mel_matrix(n, b) for n, b in ((256, 20), (512, 40), (1024, 80), (2048, 100))}
-
-
-def spectral(x, y):
-    """Mean log-mel distance at several resolutions, with a floor near -75 dB."""
-    total = 0
-    for n, m in MELS.items():
-        w = torch.hann_window(n)
-        sx, sy = (torch.stft(s[:, 0], n, n // 4, window=w, return_complex=True).abs() / w.sum() * 2
-                  for s in (x, y))
-        lx, ly = ((m @ s).clamp_min(2e-4).log() for s in (sx, sy))
-        total = total + (lx - ly).abs().mean()
-    return total / len(MELS)
-
-
-def waveform(x, y):
-    """Relative error of the samples, as they are and with the treble lifted."""
-    total = 0
-    for k in (0, .9):
-        a, b = (s[..., 1:] - k * s[..., :-1] for s in (x, y))
-        total = total + (a - b).pow(2).mean() / a.pow(2).mean().clamp_min(1e-5)
-    return total / 2
-
-
-# -------------------------------------------------------------------- data
-
-class Data:
-    def __init__(self, seed):
-        self.rng = np.random.default_rng([seed, RANK])
-        self.corpus = Corpus("train")
-        self.weights = self.corpus.weights()
-        quiet = np.zeros(LEAD * FRAME, np.float32)
-        self.replies = [np.concatenate([quiet, w, quiet[:10 * FRAME]]) for _, w, _ in replies()]
-        sizes = np.array([len(r) for r in self.replies], float)
-        self.reply_weights = sizes / sizes.sum()
-        self.voices = [i for i, it in enumerate(self.corpus.items) if it["engine"] != "kokoro"]
-        self.heart = [i for i, it in enumerate(self.corpus.items) if it["engine"] == "hibari"]
-
-    def reply_crops(self, n, frames=16):
-        """Crops of the replies at frame boundaries, exactly as they will be encoded;
-        every fifth is other speech of the same voice."""
-        out = []
-        for k in range(n):
-            if k % 5 == 4:
-                w = self.corpus.wav(self.rng.choice(self.heart)) * .66
-                w = np.pad(w, (self.rng.integers(frames * FRAME // 2), frames * FRAME))
-                out.append(w[:frames * FRAME])
-                continue
-            w = self.replies[self.rng.choice(len(self.replies), p=self.reply_weights)]
-            s = self.rng.integers((len(w) // FRAME) - frames + 1) * FRAME
-            out.append(w[s:s + frames * FRAME])
-        return torch.tensor(np.stack(out))[:, None]
-
-    def users(self, n, frames=14, ease=0, lag=.02):
-        """Crops of user speech -> (noisy [n,1,T], clean [n,1,T], phonemes by step [n,50T], -1: not known)."""
-        noisies, cleans, labels = [], [], np.full((n, frames * SUB), -1)
-        for row in range(n):
-            i = self.rng.choice(len(self.corpus), p=self.weights)
-            w = self.corpus.wav(i)
-            length = len(w)
-            easy = self.rng.random() < ease                      # at first mostly clean speech
-            if self.rng.random() < .7 and not easy:
-                w = aug.respeed(w, self.rng)
-            known = self.corpus.labels(i, length / RATE, .02 * length / len(w), lag)
-            at = int(self.rng.integers(-6, max(-5, len(w) // FRAME - frames + 4)))   # in frames
-            clean = np.zeros(frames * FRAME, np.float32)
-            part = w[max(0, at) * FRAME:(at + frames) * FRAME]
-            lead = max(0, -at) * FRAME
-            clean[lead:lead + len(part)] = part
-            if known is not None:
-                known = known[max(0, at) * SUB:(at + frames) * SUB]
-                labels[row] = 0
-                labels[row, max(0, -at) * SUB:][:len(known)] = known
-            noisy = clean
-            if not easy:
-                noisy = aug.colour(noisy, self.rng) if self.rng.random() < .8 else noisy
-                noisy = aug.add_noise(noisy, np.sqrt(np.mean(part ** 2)), self.rng, voices=self.babble)
-            noisy = aug.level(aug.random_level(self.rng) if not easy else -4, noisy)
-            noisies.append(noisy), cleans.append(clean * (.6 / (np.abs(w).max() + 1e-9)))
-        return (*(torch.tensor(np.stack(x), dtype=torch.float32)[:, None] for x in (noisies, cleans)),
-                torch.tensor(labels))
-
-    def babble(self, rng):
-        return self.corpus.wav(self.voices[rng.integers(len(self.voices))])
-
-
-class Users(torch.utils.data.IterableDataset):
-    """Data.users for ever, made by another process; utterances that are added meanwhile are used."""
-    def __init__(self, seed, ease, **args):
-        self.seed, self.ease, self.args = seed, ease, args
-
-    def __iter__(self):
-        data = Data(self.seed)
-        for i in itertools.count(1):
-            yield data.users(20, ease=self.ease.value, **self.args)
-            if i % 1000 == 0:
-                data = Data(self.seed + i)
-
-
-# ---------------------------------------------------------------- training
 
 def fit_codebooks(mimi, data, batches=40):
     """k-means on many batches at once, one codebook after the other."""
@@ -291,7 +117,7 @@ def hear(mimi, minutes, log, resume, rate):
     """Mostly the encoder: it learns to put phonemes into the codes, against everything that augment.py does.
     The replies keep their place in the latent space, and the decoder follows."""
     load(mimi, WORK / "codec.pt")
-    data, heads, q = Data(5), Phonemes(), mimi.quantizer
+    data, heads = Data(5), Phonemes()
     before = WORK / ("codec_hear.pt" if resume else "codec_phase1.pt")
     known = torch.load(before)["heads"]
     heads.load_state_dict(known if resume else heads.state_dict() | {k: v for k, v in known.items() if k.startswith("code.")})
@@ -438,11 +264,10 @@ def main():
     # On a busy machine two threads wait for each other: one is several times faster.
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
-    global RANK
-    RANK = join()
+    join()
     torch.manual_seed(0)
     torch.set_num_threads(a.threads)
-    log = lambda s: None if RANK else print(s, flush=True)
+    log = lambda s: None if rank() else print(s, flush=True)
     mimi = build_mimi()
     if a.only == "hear":
         hear(mimi, a.hear, log, a.resume, a.rate)

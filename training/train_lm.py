@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import PHONEMES, TEXT_EPAD, TEXT_PAD, WORK, build_lm, exchanges
-from together import agree, join, mean_gradients
+from together import agree, join, mean_gradients, rank
 
 SUB = 4                                                          # CTC steps in one frame
 WRONG_EARS = .15
@@ -246,8 +246,8 @@ def main():
     OUT = a.out
     torch.manual_seed(0), random.seed(0)
     torch.set_num_threads(a.threads)
-    rank = join()
-    rng = np.random.default_rng(rank)
+    join()
+    rng = np.random.default_rng(rank())
     lm = build_lm()
     trainer, ears = Trainer(lm, a.dropout), Ears(lm, a.codec)
     params = [*lm.parameters(), *trainer.head.parameters(), *trainer.intent.parameters(), *ears.parameters()]
@@ -271,7 +271,7 @@ def main():
             opt.load_state_dict(d["opt"])
             spent = d["spent"]
     train, held = Sessions(a.pattern), Sessions(a.pattern.replace("sessions", "heldout"))
-    torch.manual_seed(rank)                                      # the models are alike, what they see is not
+    torch.manual_seed(rank())                                      # the models are alike, what they see is not
     start, step, saved, tested, sums = time.process_time() - spent, 0, time.process_time(), time.process_time(), {}
     while (done := agree((time.process_time() - start) / (60 * a.minutes))) < 1:
         lr = a.lr * min(1, (step + 1) / (20 if spent else 150)) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * done)))
@@ -292,10 +292,10 @@ def main():
             sums.setdefault(k, []).append(float(v.detach())) if float(v.detach()) else None
         if time.process_time() - saved > 120:
             saved = time.process_time()
-            if not rank:
+            if not rank():
                 save(lm, trainer, opt, ears, time.process_time() - start)
             train.reload(), held.reload()
-        if rank:
+        if rank():
             continue
         if step % 50 == 0:
             print(step, f"{(time.process_time() - start) / 60:.1f}min", *(f"{k} {np.mean(v):.3f}" for k, v in sums.items()),
@@ -307,11 +307,10 @@ def main():
                 if s.seen:
                     c = s.codes[-48:].long()
                     text, audio = greedy(lm, c[:, 9:])
-                    n = min(text.shape[1], c.shape[2])
                     print(f"  {name}: sessions right {right(text.tolist(), c[:, 0].tolist()):.2f}", flush=True)
             tested = time.process_time()
     lm.eval()
-    if not rank:
+    if not rank():
         save(lm, trainer, opt, ears, time.process_time() - start)
 
 
