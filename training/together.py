@@ -1,4 +1,5 @@
 """Several processes that train one model: torchrun --nproc-per-node 2 SCRIPT ... gives each core of the machine one."""
+
 import os
 
 import torch
@@ -30,5 +31,5 @@ def mean_gradients(params):
     grads = [p.grad for p in params if p.grad is not None]
     flat = torch.cat([g.reshape(-1) for g in grads])
     dist.all_reduce(flat)
-    for g, part in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads])):
+    for g, part in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))

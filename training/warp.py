@@ -4,16 +4,16 @@
 
 Reads the training utterances, writes WORK/audio/warped-train-SHARD as synthesise.py would.
 """
+
 import argparse
 import json
 
 import numpy as np
 import pyworld
-
 from common import RATE, WORK
 from corpus import Corpus
 
-SHARE = {"kokoro": .25, "hibari": .25, "espeak": .15, "flite": .2, "festival": .15}
+SHARE = {"kokoro": 0.25, "hibari": 0.25, "espeak": 0.15, "flite": 0.2, "festival": 0.15}
 
 
 def speaker(wav, rng):
@@ -25,19 +25,19 @@ def speaker(wav, rng):
     voiced = pitch > 0
     if voiced.any():
         middle = np.exp(np.log(pitch[voiced]).mean())
-        lively, height = rng.uniform(.2, 1.5), np.exp(rng.uniform(np.log(75), np.log(270)))
+        lively, height = rng.uniform(0.2, 1.5), np.exp(rng.uniform(np.log(75), np.log(270)))
         pitch[voiced] = np.clip(height * (pitch[voiced] / middle) ** lively, 50, 600)
         # High voices mostly have short vocal tracts.
-        tract = (height / middle) ** .15 * np.exp(rng.uniform(-.13, .13))
+        tract = (height / middle) ** 0.15 * np.exp(rng.uniform(-0.13, 0.13))
     else:
-        tract = np.exp(rng.uniform(-.15, .15))
+        tract = np.exp(rng.uniform(-0.15, 0.15))
     bins = np.arange(envelope.shape[1])
     source = np.clip(bins / tract, 0, bins[-1])
     low = source.astype(int)
     part, high = source - low, np.minimum(low + 1, bins[-1])
     envelope = np.ascontiguousarray(np.exp((1 - part) * np.log(envelope[:, low]) + part * np.log(envelope[:, high])))
-    breath = np.clip(breath ** np.exp(rng.uniform(-.9, .5)), 1e-3, 1)
-    return pyworld.synthesize(pitch, envelope, breath, RATE)[:len(wav)]
+    breath = np.clip(breath ** np.exp(rng.uniform(-0.9, 0.5)), 1e-3, 1)
+    return pyworld.synthesize(pitch, envelope, breath, RATE)[: len(wav)]
 
 
 def main():
@@ -48,7 +48,7 @@ def main():
     rng, corpus = np.random.default_rng(1000 + a.shard), Corpus("train")
     by = {e: [i for i, it in enumerate(corpus.items) if it["engine"] == e] for e in SHARE}
     offset, base = 0, WORK / "audio" / f"warped-train-{a.shard}"
-    with open(f"{base}.i16", "wb") as audio, open(f"{base}.jsonl", "w") as index:
+    with base.with_suffix(".i16").open("wb") as audio, base.with_suffix(".jsonl").open("w") as index:
         for _ in range(a.count):
             i = int(rng.choice(by[str(rng.choice(list(SHARE), p=list(SHARE.values())))]))
             wav = speaker(corpus.wav(i), rng)
