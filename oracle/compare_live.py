@@ -142,7 +142,7 @@ def compare_codec(check: Check, info: Any, ours: Any, frames: int, seed: int, li
     """Codes and audio: Clearline's default against official streaming, its sliding window against the whole-file call."""
     theirs = info.get_mimi()
     theirs.set_num_codebooks(ours.mimi.cfg.n_q)
-    pcm = test_pcm(frames, seed)
+    pcm = test_pcm(frames, seed, theirs.frame_size, theirs.sample_rate)
     official = codec_streams(theirs, pcm)
     note = f"(closest official decision: relative gap {codec_margin(theirs, official['latent']):.1e})"
     for window, kind in (("frame", "stream"), ("sliding", "whole")):

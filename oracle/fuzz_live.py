@@ -30,7 +30,7 @@ def random_case(rng: np.random.Generator, seed: int) -> Case:
         return options[int(rng.integers(len(options)))]
 
     dep_q = int(pick(0, 1, 2, 3, 4, 8))
-    users = int(pick(1, 2, 4, 8)) if dep_q else int(pick(1, 3, 8, 32))
+    users = int(pick(0, 1, 2, 4, 8)) if dep_q else int(pick(1, 3, 8, 32))
     most = int(pick(0, 1, 2, 3))
     delays = [0 if rng.random() < 0.8 else int(rng.integers(0, most + 1))]
     delays += [int(d) for d in rng.integers(0, most + 1, dep_q + users)]
@@ -72,8 +72,28 @@ def random_case(rng: np.random.Generator, seed: int) -> Case:
     d_model = int(pick(8, 16, 24))
     codec = mimi(
         max(2, dep_q, users), bins=changes["card"], filters=int(pick(2, 3)), dimension=16, d_model=d_model,
-        layers=int(pick(1, 2)), heads=2, context=int(pick(2, 3, 4, 9, 20)), residual_layers=int(pick(1, 2)),
+        layers=int(pick(1, 2)), heads=2, context=int(pick(4, 5, 9, 20)), residual_layers=int(pick(0, 1, 2)),
     )  # fmt: skip
+    ratios = pick([8, 6, 5, 4], [8, 6, 5, 4], [6, 4, 1, 5], [24, 5])
+    # Frames of one to four rows of the transformers.
+    codec["frame_rate"] = 24000 / int(np.prod(ratios)) / int(pick(1, 2, 2, 3, 4))
+    codec["seanet"] |= {
+        "ratios": ratios,
+        "kernel_size": int(pick(7, 4, 1)),
+        "last_kernel_size": int(pick(3, 1, 8)),
+        "residual_kernel_size": int(pick(3, 1, 5)),
+        "dilation_base": int(pick(1, 2, 3)),
+        "true_skip": pick(True, True, False),
+        "compress": int(pick(1, 2)),
+    }
+    codec["transformer"] |= {
+        "gating": pick("none", "none", "silu"),
+        "norm": pick("layer_norm", "layer_norm", "rms_norm_f32"),
+        "positional_embedding": pick("rope", "rope", "rope_concat", "sin", "none"),
+        "layer_scale": pick(0.01, None),
+        "kv_repeat": pick(1, 2),
+    }
+    codec["quantizer"]["n_q_semantic"] = int(pick(1, 1, 2)) if max(dep_q, users) > 2 else 1
     return Case(
         seed=seed, description="random shape", lm=lm(delays, dep_q, **changes), mimi=codec,
         extra={"model_type": "moshi" if dep_q else "stt"}, stacked=bool(rng.integers(2)), bfloat16=bool(rng.integers(2)),
@@ -91,7 +111,7 @@ def main() -> int:
         case = random_case(np.random.default_rng(seed), seed)
         with tempfile.TemporaryDirectory() as folder:
             make_checkpoint(case, Path(folder), seed)
-            print(f"seed {seed}: {json.dumps(case.lm)}", flush=True)
+            print(f"seed {seed}: {json.dumps(case.lm)} {json.dumps(case.mimi)}", flush=True)
             info = load_checkpoint(Path(folder))
             ours = clearline.load(folder, backend=args.backend)
             compare_lm(check, info, ours, 80, seed, 1e-4)

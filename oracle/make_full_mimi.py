@@ -26,6 +26,8 @@ from safetensors.numpy import save_file
 
 CODEBOOKS = 32
 FRAMES = 8
+# Past the transformers' context (125 frames), where rustymimi sees other rows than PyTorch does; with fewer codebooks.
+LONG_FRAMES, LONG_CODEBOOKS, LONG_SEED = 140, 8, 5
 
 
 def rusty(path: Path, pcm: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
@@ -38,6 +40,16 @@ def rusty(path: Path, pcm: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarra
         "rusty_codes": np.concatenate([f[0] for f in frames], 1).astype(np.int64),
         "rusty_pcm": np.concatenate([w[0, 0] for w in waves]).astype(np.float32),
     }
+
+
+def rusty_long(path: Path) -> dict[str, np.ndarray]:
+    """Codes of a recording longer than the context, and the last frames of what they sound like."""
+    tokenizer = rustymimi.Tokenizer(str(path), num_codebooks=LONG_CODEBOOKS)
+    pcm = test_pcm(LONG_FRAMES, LONG_SEED)
+    codes = np.concatenate([tokenizer.encode_step(chunk[None, None])[0] for chunk in np.split(pcm, LONG_FRAMES)], 1)
+    waves = [tokenizer.decode_step(codes[None, :, t : t + 1].astype(np.uint32))[0, 0] for t in range(LONG_FRAMES)]
+    end = np.concatenate(waves[-4:]).astype(np.float32)
+    return {"rusty_long_codes": codes.astype(np.int64), "rusty_long_pcm_end": end}
 
 
 def main() -> None:
@@ -61,7 +73,7 @@ def main() -> None:
         path = Path(folder) / "mimi.safetensors"
         save_file({name: np.ascontiguousarray(value) for name, value in stack_attention(state).items()}, str(path))
         del state
-        second = rusty(path, pcm, out["codes_stream"])
+        second = rusty(path, pcm, out["codes_stream"]) | rusty_long(path)
     report = {
         "case": "full_mimi",
         "description": "Mimi in the official shape, 32 codebooks; weights from NumPy's Philox",

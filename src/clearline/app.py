@@ -60,20 +60,34 @@ class Model:
         quantize: Quantize | None = None,
         codec: Backend | None = None,
         cache: str | None = None,
+        lm_only: bool = False,
     ) -> None:
         """`codec`: the backend of the codec, where it is not the language model's (which may run in half precision).
-        `cache`: what the backend keeps keys and values in, where that is not its dtype."""
+        `cache`: what the backend keeps keys and values in, where that is not its dtype. `lm_only`: as in `load`."""
         self.checkpoint = checkpoint
         self.backend = backend
         self.quantize = quantize
         self.cache = cache
-        self.tokenizer: Tokenizer = checkpoint.tokenizer()
-        self.mimi = Codec(checkpoint.mimi_config, codec or backend, dict(checkpoint.mimi_weights()))
+        self._tokenizer: Tokenizer | None = None if lm_only else checkpoint.tokenizer()
+        codec = codec or backend
+        self._mimi = None if lm_only else Codec(checkpoint.mimi_config, codec, dict(checkpoint.mimi_weights()))
         # Reading one by one: of a checkpoint that is quantised here, only the quantised weights stay in memory.
         self._weights = _loaded(checkpoint.lm_weights(), 0 if quantize is None else _BITS[quantize])
         self._worst: LMPrograms | None = None
         self._single: dict[bool, Lanes] = {}  # batches of one, without guidance and with it
         self.programs = LMPrograms(checkpoint.config.lm, backend, self._weights)
+
+    @property
+    def mimi(self) -> Codec:
+        if self._mimi is None:
+            raise ConfigError("this model was loaded with lm_only, so it has no codec: `generator` is what it can do")
+        return self._mimi
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise ConfigError("this model was loaded with lm_only, so it has no tokenizer: `generator` is what it can do")
+        return self._tokenizer
 
     @property
     def config(self) -> LMConfig:
@@ -253,6 +267,7 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     cache: str | None = None,
+    lm_only: bool = False,
 ) -> Model:
     """Load a model: "nano", which is part of this package, or a folder in Kyutai's format.
 
@@ -260,11 +275,12 @@ def load(
     "torch", "mlx", or "numpy64", the slow float64 reference. device ("cuda", "mps", "cpu", ...) and dtype ("bfloat16", ...)
     are the backend's best and its own unless given; the codec never computes in less than float32. quantize "q8" or "q4"
     rounds the language model's linear weights in groups of 32; cache "int8" its keys and values, which then take a quarter of
-    the memory and bandwidth (the onnx backend). Raises ClearlineError with what is wrong with the folder.
+    the memory and bandwidth (the onnx backend). lm_only reads the language model alone, for `Model.generator`: the folder
+    needs no codec and no tokenizer then. Raises ClearlineError with what is wrong with the folder.
     """
     if quantize is not None and quantize not in _BITS:
         raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")
-    checkpoint = open_checkpoint(model_folder(path_or_name))
+    checkpoint = open_checkpoint(model_folder(path_or_name), lm_only)
     if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
         checkpoint = cached(checkpoint, quantize)
     lm = _backend(backend, Wanted(threads, device, dtype, cache), checkpoint.lm_bytes)
@@ -272,31 +288,34 @@ def load(
     if free is not None:
         shapes = mimi_weights(checkpoint.mimi_config)
         check_memory(checkpoint.config.lm, shapes, lm.device, lm.dtype, quantize, free(), checkpoint.lm_bytes)
-    return Model(checkpoint, lm, quantize, _codec_backend(lm, threads, cache), cache)
+    return Model(checkpoint, lm, quantize, _codec_backend(lm, threads, cache), cache, lm_only)
 
 
 def load_codec(
     path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, threads: int | None = None, device: str | None = None
 ) -> Codec:
-    """Load only the Mimi codec: of a model folder, of "nano", or a .safetensors file of the released codec's shape."""
-    chosen = model_folder(path_or_name)
-    if chosen.is_file():
-        config, weights = read_mimi(chosen)
-    else:
-        checkpoint = open_checkpoint(chosen)
-        config, weights = checkpoint.mimi_config, checkpoint.mimi_weights()
+    """Load only the Mimi codec: of a model folder, of "nano", or alone, as a folder or a file.
+
+    A lone codec has the released shape, or that of the config.json or mimi_config.json beside it, transformers' or Kyutai's.
+    """
+    config, weights = read_mimi(model_folder(path_or_name))
     # A codec alone is a small model: "auto" leaves it to the CPU.
     return Codec(config, _codec_backend(_backend(backend, Wanted(threads, device), 0), threads), dict(weights))
 
 
 def model_folder(path_or_name: str | Path) -> Path:
     """Where a model lies: "nano", a path, or `owner/model` on the Hugging Face hub, downloaded when it is not here."""
+    if str(path_or_name) == "":  # to pathlib, the current folder
+        raise ConfigError("the model's name is empty; give nano, a folder, or owner/model")
     return nano_folder() if str(path_or_name) == "nano" else model_path(str(path_or_name))
 
 
 def _backend(name: str, wanted: Wanted, model_bytes: int) -> Backend:
-    if wanted.threads is not None and not 1 <= wanted.threads <= 1024:
-        raise ConfigError(f"threads is {wanted.threads}; it must lie in 1..1024")
+    if wanted.threads is not None and not (isinstance(wanted.threads, int) and 1 <= wanted.threads <= 1024):
+        raise ConfigError(f"threads is {wanted.threads!r}; it must be a whole number in 1..1024")
+    for option, value in (("backend", name), ("device", wanted.device), ("dtype", wanted.dtype)):
+        if not isinstance(value, str) and (value is not None or option == "backend"):
+            raise ConfigError(f"{option} is {value!r}; it is given by name, as a string")
     return open_backend(name, wanted, model_bytes)
 
 
@@ -325,6 +344,8 @@ def preset_name(config: GenerationConfig) -> str:
 def _base_generation(chosen: str | GenerationConfig | None, default: GenerationConfig) -> GenerationConfig:
     if chosen is None:
         return default
+    if not isinstance(chosen, str | GenerationConfig):
+        raise ConfigError(f"settings are a preset's name or a GenerationConfig, not {chosen!r}")
     return preset(chosen) if isinstance(chosen, str) else chosen
 
 

@@ -78,6 +78,7 @@ def test_compare_every_installed_backend(clearline, hello):
     assert [run["name"] for run in runs] == BACKENDS
     assert all(run["identical"] and run["equal_frames"] == run["frames"] == FRAMES and run["frame_ms"] > 0 for run in runs)
     assert all(0 < run["logit_error"] < 1e-4 for run in runs[1:])
+    assert all(run["hashes"].keys() == {"input", "weights", "codec_weights", "config"} and run["version"] for run in runs)
 
 
 @needs_torch
@@ -112,6 +113,7 @@ def test_the_first_difference_and_its_margin(clearline, hello):
         (["--backends", "onnx"], "two or more names"),
         (["--backends", "onnx,gpu"], "no backend 'gpu'; known: onnx"),
         (["--backends", "onnx,onnx/cuda"], "no device 'cuda'"),
+        (["--backends", "onnx,onnx/bfloat16"], "does not compute in 'bfloat16'"),
         (["other.wav", "--backends", "onnx,numpy64"], "nothing else to compare"),
     ],
 )

@@ -120,6 +120,9 @@ def test_the_limit_can_be_raised_and_lowered(clearline, hello, folder):
         (["--padding-bonus", "1e9"], ["padding bonus"]),
         (["--tail", -1], ["tail", "-1"]),
         (["--tail", "nan"], ["tail", "nan"]),
+        (["--trace-logits"], ["--trace FILE"]),
+        (["--trace-pcm"], ["--trace FILE"]),
+        (["--model", ""], ["name is empty"]),
         (["--threads", 0], ["threads is 0", "1..1024"]),
         (["--preset", "kyutai"], ["no preset 'kyutai'", "kyutai-pytorch"]),
         (["--backend", "cuda"], ["no backend 'cuda'", "numpy64"]),
@@ -359,3 +362,13 @@ def test_a_number_of_codebooks_the_codec_does_not_have(clearline, hello, folder,
 def test_codes_are_written_in_two_formats_only(clearline, hello, folder):
     refused(clearline("codec", "encode", hello, "-o", folder / "a.wav", "-m", MODEL), ".safetensors or .npy")
     nothing_left(folder)
+
+
+def test_codes_are_never_overwritten_by_their_sound(clearline, folder):
+    np.save(folder / "codes.npy", np.zeros((8, 4), np.int64))
+    (folder / "codes").symlink_to(folder / "codes.npy")
+    before = (folder / "codes.npy").read_bytes()
+    refused(clearline("codec", "decode", folder / "codes.npy", "-o", folder / "codes.npy"), "written as a WAV")
+    refused(clearline("codec", "decode", folder / "codes.npy", "-o", folder / "codes"), "is the input itself")
+    refused(clearline("codec", "decode", folder / "codes.npy", "-o", folder / "a.mp3"), "not as .mp3")
+    assert (folder / "codes.npy").read_bytes() == before and not (folder / "a.mp3").exists()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from clearline import load
 from clearline.lab.bench import BenchReport
 
 
@@ -17,6 +18,8 @@ def test_every_part_of_a_frame_is_timed(clearline):
     }
     assert report["frames"] == 10 and report["overhead"] > 0
     assert report["speed"] == pytest.approx(80 / report["frame"])
+    assert (report["model"], report["backend"], report["device"]) == ("nano", "onnx", "cpu") and report["version"]
+    assert report["hashes"] == load("nano").checkpoint.hashes()
 
 
 def test_a_frame_in_one_evaluation_has_no_parts(clearline):

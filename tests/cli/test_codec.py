@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -43,11 +44,14 @@ def test_json(clearline, recording, tmp_path):
     assert (report["codebooks"], report["frames"], report["output_path"]) == (10, 40, str(codes))
     assert report["hashes"]["input"] == hashlib.sha256(recording.read_bytes()).hexdigest()
     assert report["hashes"]["output"] == hashlib.sha256(codes.read_bytes()).hexdigest()
+    assert report["hashes"]["codec_weights"] == hashlib.sha256((MODEL / "mimi.safetensors").read_bytes()).hexdigest()
+    assert report["backend"] == "onnx" and report["version"]
 
 
 def test_the_codec_of_a_lone_file_has_the_released_shape(clearline, recording, tmp_path):
-    """A file alone says nothing of its shape but by its tensors: this one is not the released codec."""
-    answer = clearline("codec", "encode", recording, "-o", tmp_path / "a.npy", "-m", MODEL / "mimi.safetensors")
+    """A file with no configuration beside it says nothing of its shape but by its tensors: this one is not the released codec."""
+    alone = shutil.copy(MODEL / "mimi.safetensors", tmp_path)
+    answer = clearline("codec", "encode", recording, "-o", tmp_path / "a.npy", "-m", alone)
     assert answer.code == 2 and "mimi.safetensors" in answer.err and "expected" in answer.err
 
 

@@ -166,7 +166,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
     process.stdout.read(1)  # it has begun to speak
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
+    assert process.returncode == 130 and err.endswith("interrupted\n") and "Traceback" not in err
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -175,3 +175,17 @@ def test_version_and_help(clearline):
     for arguments in (["--help"], ["run", "--help"], ["codec", "--help"]):
         answer = clearline(*arguments)
         assert answer.code == 0 and "Usage" in answer.out
+
+
+def test_the_reply_may_go_to_standard_output_and_nothing_else_goes_there(hello, tmp_path):
+    arguments = ("run", hello, "-m", MODEL, "--tail", "0", "--seed", "3")
+    command = [sys.executable, "-m", "clearline", *map(str, arguments)]
+    assert subprocess.run([*command, "-o", str(tmp_path / "a.wav")], capture_output=True).returncode == 0
+    piped = subprocess.run([*command, "-o", "/dev/stdout"], capture_output=True)
+    assert piped.returncode == 0 and piped.stdout == (tmp_path / "a.wav").read_bytes()
+
+
+def test_a_dash_is_no_file(clearline, hello, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = clearline("run", hello, "-m", MODEL, "-o", "-")
+    assert answer.code == 2 and "/dev/stdout" in answer.err and not (tmp_path / "-").exists()

@@ -7,6 +7,7 @@ import pytest
 from helpers.checkpoints import BACKENDS, CASES, GREEDY, golden, model, speech
 
 from clearline import Frame, Sampling, preset
+from clearline.generate.result import collect
 
 # Generation only: other tests cover the reference backend.
 FAST = "onnx"
@@ -192,3 +193,10 @@ def test_words_lie_inside_the_reply():
     for word in result.words:
         assert 0 <= word.start < word.end <= result.pcm.size / 24_000 + 1e-9
     assert [word.start for word in result.words] == sorted(word.start for word in result.words)
+
+
+def test_seconds_of_a_codec_at_another_rate():
+    """Ten frames of 960 samples at 24 kHz are 0.4 s, whatever the released codec's frames are."""
+    silent = Frame(None, "", None, np.zeros(1, np.int64), None, None)
+    made = model("delay2")
+    assert collect([silent] * 10, made.config, made.tokenizer, 960, 24_000, {}, 1.0).audio_seconds == pytest.approx(0.4)

@@ -195,6 +195,62 @@ def test_a_frame_has_one_shape(shape):
         session.step(np.zeros(shape, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.full(1920, 20_000, np.int64), "got int64"),
+        (np.full(1920, 20_000, np.float32), "reaches 20000"),
+        (np.zeros(1920, complex), "got complex128"),
+        (np.zeros(1920, object), "got object"),
+    ],
+)
+def test_a_frame_that_nobody_scaled_is_refused(frame, message):
+    """Heard as they are, 16-bit samples are noise, and the reply is garbled: nothing else would say why."""
+    with model(CASE).session() as session, pytest.raises(AudioError, match=message):
+        session.step(frame)
+    with pytest.raises(AudioError, match=message):
+        model(CASE).mimi.stream().encode(frame)
+
+
+def test_a_frame_of_int16_is_the_same_frame():
+    whole = np.round(PCM[:1920] * 32767).astype(np.int16)
+    codes = [model(CASE).mimi.stream().encode(frame) for frame in (whole, whole.astype(np.float32) / 32768)]
+    np.testing.assert_array_equal(*codes)
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), np.uint64(7), np.arange(8)[7]])
+def test_a_seed_of_numpys_is_a_seed(seed):
+    assert said_in_a_run(seed) == said_in_a_run(7)
+    assert type(model(CASE).generation(seed=seed).seed) is int
+
+
+def said_in_a_run(seed):
+    return model(CASE).run(PCM[:9600], 24_000, seed=seed, tail=0).codes_out.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"text": 0.7}, "text is 0.7; it must be a Sampling"),
+        ({"audio": {"temperature": 1}}, "audio is .*; it must be a Sampling"),
+        ({"preset": 3}, "a preset's name or a GenerationConfig, not 3"),
+        ({"guidance": "3"}, "guidance is '3'"),
+        ({"seed": "7"}, "seed is '7'"),
+        ({"tail": "1"}, "the tail is 1 seconds"),
+    ],
+)
+def test_settings_of_another_kind(keywords, message):
+    with pytest.raises(ConfigError, match=message):
+        model(CASE).run(PCM, 24_000, **{"tail": 0, **keywords})
+
+
+def test_a_window_that_the_codec_does_not_have():
+    with pytest.raises(ConfigError, match="window is 'whole'; known: frame, sliding"):
+        model(CASE).mimi.encode(PCM, window="whole")
+    with pytest.raises(SessionError, match=r"2\.5 codebooks"):
+        model(CASE).mimi.stream(2.5)
+
+
 def test_a_frame_with_nan_is_refused_and_the_session_goes_on_as_if_it_had_not_come():
     bad = PCM[:1920].copy()
     bad[5] = np.nan
@@ -267,6 +323,9 @@ def test_recordings_that_cannot_be_run(pcm):
         ({"quantize": "q5"}, "'q5'; known: q8, q4"),
         ({"threads": 0}, "threads is 0"),
         ({"threads": 5000}, "threads is 5000"),
+        ({"threads": "2"}, "threads is '2'"),
+        ({"backend": None}, "backend is None"),
+        ({"device": 0}, "device is 0"),
     ],
 )
 def test_options_of_load(keywords, message):

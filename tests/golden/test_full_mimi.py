@@ -71,6 +71,18 @@ def test_decode(codec):
     assert_close(heard, g["rusty_pcm"], "pcm against Rust")
 
 
+def test_rustymimi_past_the_context(codec):
+    """rustymimi sees `context` + 1 rows: other codes than PyTorch's from frame 125 on, and the window "rust" gives them."""
+    from philox_mimi import test_pcm as sound
+
+    g = golden("full_mimi")
+    pcm, codes = sound(140, 5), g["rusty_long_codes"]
+    np.testing.assert_array_equal(codec.encode(pcm, 8, window="rust"), codes)
+    sliding = codec.encode(pcm, 8, window="sliding") == codes
+    assert sliding[:, :125].all() and not sliding.all()
+    assert_close(codec.decode(codes, window="rust")[-4 * 1920 :], g["rusty_long_pcm_end"], "pcm")
+
+
 def test_thread_counts_do_not_change_a_byte(file):
     """At this size ONNX Runtime does share its work out."""
     g = golden("full_mimi")

@@ -209,6 +209,8 @@ def test_command_equal_is_0_and_different_is_1(clearline, hello, tmp_path):
     report = json.loads(answer.out)
     assert answer.code == 1 and report["kind"] == "sampling" and report["equal"] is False
     assert report["first"]["boundary"] == "row" and len(report["agreement"]["codes_in"]) == 8
+    assert report["facts"]["A"]["seed"] == 1 and report["facts"]["B"]["weights"] == report["facts"]["A"]["weights"]
+    assert report["hashes"].keys() == {"a", "b"} and report["version"]
     columns = run(10).columns
     save_file({"text_token": columns["text_token"]}, tmp_path / "a.safetensors")
     save_file({"text_token": columns["text_token"] + 1}, tmp_path / "b.safetensors")
@@ -227,6 +229,24 @@ def test_command_refuses(clearline, hello, tmp_path):
         (["peer:whisper", "run:onnx", "-i", hello], "no peer 'whisper'"),
         ([tmp_path / "log", tmp_path / "log"], "MOSHI_DEBUG"),
         ([hello, "b", "--peers"], "--peers takes one recording"),
+        ([hello, "--peers", "--backends", "onnx,numpy64"], "--peers takes one recording and nothing else"),
+        ([hello, "--peers", "--model-b", "nano"], "--peers takes one recording and nothing else"),
+        ([hello, "--backends", "onnx,numpy64", "--layers"], "--layers looks into two sides"),
+        ([hello, hello, "--frames", 3], "are for a side that is run now"),
+        ([hello, hello, "-i", hello], "are for a side that is run now"),
+        ([hello, hello, "--preset", "greedy"], "are for a side that is run now"),
     ):
         answer = clearline("compare", *arguments)
         assert answer.code == 2 and words in answer.err and not answer.out, (arguments, answer)
+
+
+@pytest.mark.parametrize("b", ["run:metal", "run:onnx@lucky", "peer:whisper", "none.trace"])
+def test_a_side_that_cannot_be_had_is_known_before_the_other_one_runs(clearline, hello, monkeypatch, b):
+    monkeypatch.setattr("clearline.lab.live.load", lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    answer = clearline("compare", "run:onnx", b, "-i", hello, "-m", MODEL)
+    assert answer.code == 2 and any(words in answer.err for words in ("there is no", "does not exist"))
+
+
+def test_a_side_may_have_a_device_and_a_dtype(clearline, hello):
+    answer = clearline("compare", "run:onnx/cpu", "run:onnx/float32", "-i", hello, "-m", MODEL, "--frames", 2)
+    assert answer.code == 0 and "EQUAL" in answer.out

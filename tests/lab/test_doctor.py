@@ -168,6 +168,8 @@ def test_refusals(clearline, tmp_path, hello):
         ([MODEL, "--trace", "none.trace"], "does not exist"),
         ([MODEL, hello, "--times", tmp_path / "text.wav"], "times of frames"),
         ([MODEL, hello, "--runs", tmp_path / "text.wav"], "cannot be read"),
+        (["--setup", "rust:moshi-clj"], "no known name"),
+        (["--setup", "@rust:moshi-clj"], "no program 'rust:moshi-clj'"),
     ):
         answer = clearline("doctor", *arguments)
         assert answer.code == 2 and words in answer.err and "Traceback" not in answer.err, answer

@@ -182,10 +182,15 @@ def test_command(clearline, tmp_path):
     answer = clearline("duplex", tmp_path / "both.wav", "--words", tmp_path / "words.json")
     assert answer.code == 0 and "words: 2, 80 a minute" in answer.out and "taken over 100%" in answer.out
     assert "turns of the user: 1" in clearline("duplex", tmp_path / "both.wav", "--swap").out
+    write_trace(tmp_path / "run.trace", Trace({"pcm_in": np.zeros((3, 1920)), "pcm_out": np.zeros((3, 1920))}))
+    (tmp_path / "other.json").write_text('{"words": []}')
     for arguments, words in (
         (["nothing.wav"], "does not exist"),
         ([tmp_path / "both.wav", "--detector", "ear"], "no detector 'ear'"),
         ([tmp_path / "both.wav", "--delay", "-1"], "must lie in 0..60"),
+        ([tmp_path / "run.trace", "--swap"], "is a trace: it has both sides"),
+        ([tmp_path / "run.trace", tmp_path / "both.wav"], "is a trace: it has both sides"),
+        ([tmp_path / "both.wav", "--words", tmp_path / "other.json"], "'chunks' is missing"),
     ):
         answer = clearline("duplex", *arguments)
         assert answer.code == 2 and words in answer.err, answer

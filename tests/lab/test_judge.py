@@ -108,6 +108,8 @@ def test_command_on_what_is_hardly_a_sound(clearline, tmp_path):
         (["none.wav"], "does not exist"),
         (["silent.wav", "--channel", "3"], "has 2 channels"),
         (["silent.wav", "--trace", "none.trace"], "does not exist"),
+        (["silent.wav", "--whisper", "none"], "not a folder with a faster-whisper model"),
+        (["nothing.trace", "--channel", "1"], "--channel chooses one of a recording"),
     ):
         answer = clearline("judge", *[tmp_path / a if "." in a else a for a in arguments])
         assert answer.code == 2 and words in answer.err, arguments

@@ -130,3 +130,17 @@ def test_command(clearline, tmp_path, codes):
     assert answer.code == 1 and "stand still" in json.loads(answer.out)["warnings"][0]
     answer = clearline("tokens", tmp_path / "none.npy")
     assert answer.code == 2 and "does not exist" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--boundary", "text_token"], "text_token holds no audio tokens; choose codes_out, audio_tokens, codes_in"),
+        (["--boundary", "pcm_out"], "pcm_out holds no audio tokens"),
+        (["--card", "-1"], "a codebook of -1 tokens"),
+    ],
+)
+def test_what_holds_no_audio_tokens_is_refused(clearline, tmp_path, codes, options, message):
+    np.save(tmp_path / "codes.npy", codes)
+    answer = clearline("tokens", tmp_path / "codes.npy", *options)
+    assert answer.code == 2 and message in answer.err and answer.out == ""

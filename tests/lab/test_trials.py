@@ -93,6 +93,9 @@ def test_command(clearline, hello):
     assert [r["seed"] for r in report["first"]["runs"]] == [299792458, 299792459]
     assert report["second"]["distinct"] == 1 and report["against"]["p"] >= 0.5  # greedy: the seed changes nothing
     assert len(report["first"]["interval"]) == 2
+    facts = [report[key]["facts"] for key in ("first", "second")]
+    assert [found["audio_sampling"]["temperature"] for found in facts] == [0.8, 0]
+    assert facts[0]["hashes"].keys() == {"input", "weights", "codec_weights", "config"} and facts[0]["version"]
 
 
 def test_command_refuses(clearline, hello):

@@ -350,3 +350,9 @@ def test_memory_stays_below_the_result(tmp_path):
     peak, size = map(int, subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split())
     assert size < 0.35 * (source / "model.safetensors").stat().st_size
     assert peak <= 1.2 * size, f"{peak / 1e6:.0f} MB for {size / 1e6:.0f} MB in {time.perf_counter() - started:.1f} s"
+
+
+def test_a_file_is_no_place_for_the_result(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(CheckpointError, match="it is a file"):
+        convert(open_checkpoint(DATA / "moshi_d1"), tmp_path / "out", "q8")

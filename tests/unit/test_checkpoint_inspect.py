@@ -93,3 +93,15 @@ def test_the_command_line(tmp_path):
     assert broken.code == 2 and "config.json" in broken.err and "Traceback" not in broken.err
     lone = command("inspect", DATA / "formats/gguf_q4_k_moshi_cpp/model.gguf")
     assert lone.code == 0 and "Q4_K" in lone.out
+
+
+def test_a_folder_with_nothing_in_it_is_no_model(tmp_path):
+    found = command("inspect", tmp_path)
+    assert found.code == 2 and "holds no model" in found.err
+
+
+def test_a_configuration_alone_cannot_be_run(tmp_path):
+    for name in ("config.json", "mimi_config.json"):
+        (tmp_path / name).write_bytes((DATA / "moshi_d1" / name).read_bytes())
+    found = command("inspect", tmp_path, "--no-speed")
+    assert found.code == 0 and "not as it is: files are missing" in found.out and "model.safetensors" in found.out

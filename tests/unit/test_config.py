@@ -23,6 +23,7 @@ LM = LMConfig(SMALL, DEP, n_q=4, dep_q=2, card=16, text_card=32, text_card_out=3
         ({"num_layers": 0}, "num_layers is 0"),
         ({"context": 0}, "context is 0"),
         ({"frame_rows": 0}, "frame_rows is 0"),
+        ({"frame_rows": 5, "context": 4}, "context is 4, less than the 5 rows"),
         ({"num_heads": 3}, "not a multiple of num_heads 3"),
         ({"num_heads": 4, "num_kv_heads": 3}, "key/value heads 3"),
         ({"norm": "batch"}, "norm 'batch'.*known: layer_norm"),
@@ -68,6 +69,7 @@ def test_gated_hidden_of_the_released_models():
         ({"card": 0}, "card is 0"),
         ({"text_card": 0}, "text_card is 0"),
         ({"text_card_out": 0}, "text_card_out is 0"),
+        ({"text_card_out": 34}, "text_card_out is 34.*cannot read.*text_card = 32"),
     ],
 )
 def test_lm_rules(changes, message):
@@ -94,6 +96,12 @@ def test_lm_derived_values():
 def test_mimi_rules(changes, message):
     with pytest.raises(ConfigError, match=message):
         replace(MimiConfig(), **changes)
+
+
+def test_a_rate_that_the_hop_does_not_divide():
+    """Samples a frame must be whole steps of the encoder, not samples a second: 22 050 Hz / 1920 = 11.484375 Hz, exactly."""
+    cfg = replace(MimiConfig(), sample_rate=22_050, frame_rate=11.484375)
+    assert (cfg.frame_size, cfg.resample_stride) == (1920, 2)
 
 
 def test_the_released_codec():

@@ -11,6 +11,13 @@ MAX_CHANNELS = 64
 MAX_PEAK = 100.0
 
 
+def as_floats(samples: np.ndarray) -> np.ndarray:
+    """int8, int16 and int32 scaled by their range to -1..1; anything else as it is."""
+    if samples.dtype.kind == "i" and samples.dtype.itemsize <= 4:
+        return samples / float(1 << (8 * samples.dtype.itemsize - 1))
+    return samples
+
+
 def to_mono(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
     """Samples [n] or [n, channels] at `rate` Hz -> mono float32 [m] at `target` Hz; channels are averaged.
 
@@ -21,8 +28,7 @@ def to_mono(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
         samples = np.asarray(samples)
     except ValueError as error:
         raise AudioError(f"audio must be one array [n] or [n, channels]: {error}") from error
-    if samples.dtype.kind == "i" and samples.dtype.itemsize <= 4:
-        samples = samples / float(1 << (8 * samples.dtype.itemsize - 1))
+    samples = as_floats(samples)
     if samples.dtype.kind != "f" or samples.ndim not in (1, 2):
         raise AudioError(
             f"audio must be floats in -1..1, or int8, int16 or int32, of the shape [n] or [n, channels]; "

@@ -1,7 +1,7 @@
 """Model files: which there are, what they hold, and whether they fit their configuration."""
 
-from clearline.checkpoint.folder import Checkpoint, open_checkpoint, read_mimi
+from clearline.checkpoint.folder import Checkpoint, mimi_hash, open_checkpoint, read_mimi
 from clearline.checkpoint.hub import model_path
 from clearline.checkpoint.names import is_linear, linear_bits
 
-__all__ = ["Checkpoint", "is_linear", "linear_bits", "model_path", "open_checkpoint", "read_mimi"]
+__all__ = ["Checkpoint", "is_linear", "linear_bits", "mimi_hash", "model_path", "open_checkpoint", "read_mimi"]

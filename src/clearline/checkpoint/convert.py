@@ -289,6 +289,8 @@ def _finished(folder: Path, name: str, key: str, quick: bool) -> Converted | Non
 
 
 def _make_folder(folder: Path, checkpoint: Checkpoint, needed: int) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"cannot write into {folder}: it is a file; the result is a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free

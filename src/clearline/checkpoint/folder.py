@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clearline.checkpoint import fit
 from clearline.checkpoint.condition import CONDITIONER_PREFIX, conditioned, early_end_as_padding
@@ -25,6 +25,7 @@ from clearline.model import lm_weights, mimi_weights
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
+_CODECS = ("tokenizer-*.safetensors", "mimi*.safetensors", "mimi*.gguf")
 _WEIGHTS = ("model.safetensors", f"model{INDEX}", "model.q8.safetensors", "model.q4.safetensors")
 
 
@@ -88,8 +89,7 @@ class Checkpoint:
         return LazyWeights(fit.checked(self.lm_path, rest, lm_weights(self.config.stored_lm)).tensors | own)
 
     def mimi_weights(self) -> LazyWeights:
-        tensors = fit.mimi_tensors(open_tensors(self.mimi_path), self.mimi_config)
-        return fit.checked(self.mimi_path, tensors, mimi_weights(self.mimi_config))
+        return _mimi_weights(self.mimi_path, self.mimi_config)
 
     def naming(self) -> str:
         """Whose tensor names the language model's file uses."""
@@ -110,13 +110,20 @@ class Checkpoint:
         """sha256 of the LM's weights, of the codec's, and of everything the configuration files say."""
         if not self._hashes:
             self._hashes["weights"] = _hash(shards(self.lm_path))
-            self._hashes["codec_weights"] = _hash(shards(self.mimi_path))
+            self._hashes["codec_weights"] = self.codec_hash()
             self._hashes["config"] = hashlib.sha256(repr((self.config, self.mimi_config)).encode()).hexdigest()
         return dict(self._hashes)
 
+    def codec_hash(self) -> str:
+        """sha256 of the codec's weights alone: those of a large language model take a while."""
+        return _hash(shards(self.mimi_path))
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read a folder's configuration files. Raises CheckpointError or ConfigError with the file and the key."""
+
+def open_checkpoint(folder: Path, lm_only: bool = False) -> Checkpoint:
+    """Read a folder's configuration files. Raises CheckpointError or ConfigError with the file and the key.
+
+    With `lm_only` the folder need not have a codec, and its configuration is not looked at.
+    """
     if not folder.exists():
         raise CheckpointError(f"there is no model at {folder}")
     if not folder.is_dir():
@@ -124,17 +131,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config, mimi, source = read_config(folder)
     if mimi is None:
         mimi = official_mimi()
-        if config.mimi_config_name is not None:
-            raw = read_json(member(folder, config.mimi_config_name))
-            written = isinstance(raw, dict) and raw.get("model_type") == "mimi"
-            mimi = parse_transformers_mimi(raw) if written else parse_mimi(raw)
-    _check_codebooks(config, mimi)
+        if config.mimi_config_name is not None and not lm_only:
+            mimi = _mimi(read_json(member(folder, config.mimi_config_name)))
+    if not lm_only:
+        _check_codebooks(config, mimi)
     lm_path = _choose(folder, config.moshi_name, _WEIGHTS, "model*.gguf", "language model weights (moshi_name)")
     if not lm_path.is_file():
         lm_path = pickled(folder) or lm_path
     inside = source == "transformers' config.json"
-    codecs = ("tokenizer-*.safetensors", "mimi*.safetensors", "mimi*.gguf")
-    mimi_path = lm_path if inside else _choose(folder, config.mimi_name, (), codecs, "codec weights (mimi_name)")
+    mimi_path = lm_path if inside else _choose(folder, config.mimi_name, (), _CODECS, "codec weights (mimi_name)")
     tokenizer = _choose(folder, config.tokenizer_name, (), "tokenizer*.model", "text tokenizer (tokenizer_name)")
     return Checkpoint(folder, config, mimi, lm_path, mimi_path, tokenizer, source)
 
@@ -160,15 +165,50 @@ def read_config(folder: Path) -> tuple[CheckpointConfig, MimiConfig | None, str]
     return parse_checkpoint(MOSHI_7B), None, "no config.json: assumed to be the released 7B, as Kyutai's loader assumes"
 
 
+def find_mimi(path: Path) -> tuple[MimiConfig, Path]:
+    """Shape and file of a codec: of a model folder, of a folder with nothing else in it, or one file.
+
+    A lone codec has the shape that the config.json (or mimi_config.json) beside it says, transformers' or Kyutai's; without
+    one, the released shape.
+    """
+    config, alone = _mimi_beside(path if path.is_dir() else path.parent)
+    if path.is_file():
+        return config, path
+    if path.is_dir() and alone:
+        return config, _choose(path, "mimi.safetensors", (), (*_CODECS, "model.safetensors"), "codec weights")
+    checkpoint = open_checkpoint(path)
+    return checkpoint.mimi_config, checkpoint.mimi_path
+
+
 def read_mimi(path: Path) -> tuple[MimiConfig, LazyWeights]:
-    """A lone codec file: of the released shape, or with transformers' config.json beside it."""
-    tensors, config = open_tensors(path), official_mimi()
-    beside = path.parent / "config.json"
-    if beside.is_file():
-        raw = read_json(beside)
-        if is_transformers(raw) and raw.get("model_type") == "mimi":
-            config = parse_transformers_mimi(raw)
-    return config, fit.checked(path, fit.mimi_tensors(tensors, config), mimi_weights(config))
+    """A codec without its language model, found as `find_mimi` does."""
+    config, file = find_mimi(path)
+    return config, _mimi_weights(file, config)
+
+
+def mimi_hash(path: Path) -> str:
+    """sha256 of a codec's weights, found as `find_mimi` does."""
+    return _hash(shards(find_mimi(path)[1]))
+
+
+def _mimi_weights(path: Path, config: MimiConfig) -> LazyWeights:
+    return fit.checked(path, fit.mimi_tensors(open_tensors(path), config), mimi_weights(config))
+
+
+def _mimi_beside(folder: Path) -> tuple[MimiConfig, bool]:
+    """A codec's shape by the configuration files of its folder, and whether that describes a codec and nothing else."""
+    name: Any = next((name for name in ("config.json", "mimi_config.json") if (folder / name).is_file()), None)
+    raw = read_json(member(folder, name)) if name else {}
+    alone = isinstance(raw, dict) and ("seanet" in raw or raw.get("model_type") == "mimi")
+    if not alone:
+        name = raw.get("mimi_config_name") if isinstance(raw, dict) else None
+        raw = read_json(member(folder, name)) if isinstance(name, str) else None
+    return official_mimi() if raw is None else _mimi(raw), alone
+
+
+def _mimi(raw: Any) -> MimiConfig:
+    written = isinstance(raw, dict) and raw.get("model_type") == "mimi"
+    return parse_transformers_mimi(raw) if written else parse_mimi(raw)
 
 
 def read_tokenizer(path: Path) -> "SentencePieceProcessor":

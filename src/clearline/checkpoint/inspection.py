@@ -18,7 +18,7 @@ from clearline.checkpoint.quantised import fold
 from clearline.config import LMConfig
 from clearline.config.checkpoint import CheckpointConfig
 from clearline.config.kyutai import MOSHI_7B, parse_checkpoint
-from clearline.errors import ClearlineError
+from clearline.errors import CheckpointError, ClearlineError
 from clearline.model import lm_weights, mimi_weights
 
 FRAME_SECONDS = 0.08
@@ -48,6 +48,8 @@ def inspect(path: Path) -> Inspection:
         return _inspect_file(path)
     checkpoint = open_checkpoint(path)
     config = checkpoint.config
+    if not checkpoint.lm_path.is_file() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} holds no model: neither a config.json nor weights that are known by their name")
     out = Inspection(str(path))
     out.facts = {
         "model type": config.model_type,
@@ -65,6 +67,8 @@ def inspect(path: Path) -> Inspection:
     _look_at_weights(out, checkpoint)
     _look_at_codec(out, checkpoint)
     _look_at_tokenizer(out, checkpoint)
+    if out.missing and not config.cannot_run:
+        out.facts["can be run"] = "not as it is: files are missing"
     out.memory |= {f"keys and values, {label}": _cache_bytes(config.lm, frames) for label, frames in _spans(config.lm)}
     return out
 

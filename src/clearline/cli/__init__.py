@@ -5,6 +5,8 @@ import sys
 
 from clearline.errors import ClearlineError
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the `clearline` command: 0 on success, 2 on anything the user can mend, 130 when interrupted."""
@@ -18,9 +20,10 @@ def main() -> None:
     except ClearlineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:  # which typer makes of Ctrl-C, without a word
+            print("interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader of our output went away (`clearline ... | head`): not an error of ours.
         sys.stderr.close()

@@ -1,12 +1,12 @@
 """`clearline align`: do the semantic and acoustic codebooks of an output belong together?"""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import BackendOption, JsonOption
 from clearline.cli.progress import RunProgress
 from clearline.errors import ClearlineError
@@ -37,6 +37,8 @@ def align(
     from clearline.lab.judge.evidence import evidence
     from clearline.lab.source import open_source
 
+    if output is not None and output.exists() and not output.is_dir():
+        raise ClearlineError(f"cannot write into {output}: it is not a folder")
     trace = open_source(source)
     if boundary not in ("codes_out", "codes_in", "audio_tokens"):
         raise ClearlineError(f"{boundary} cannot be decoded; choose codes_out, codes_in or audio_tokens")
@@ -51,8 +53,6 @@ def align(
         found = align(codec, codes, progress.frame, text=text, listen=None if codes_only else judge)
     files: dict[int, str] = {}
     if output is not None:
-        if output.exists() and not output.is_dir():
-            raise ClearlineError(f"cannot write into {output}: it is not a folder")
         output.mkdir(parents=True, exist_ok=True)
         for version in found.versions:
             files[version.shift] = str(output / f"shift{version.shift:+d}.wav")
@@ -72,7 +72,7 @@ def align(
     ]
     if json_output:
         report = {"source": source, "boundary": boundary, "shift": found.shift, "verdict": found.verdict, "versions": rows}
-        typer.echo(json.dumps(report, indent=2).replace("NaN", "null"))
+        print_json(report | origin(codes=source))
     else:
         typer.echo("acoustic codebooks   semantic codes that come back   p against the best   garbled by ear")
         for row in rows:

@@ -1,11 +1,11 @@
 """`clearline audit`: two or more configurations, parameter by parameter, as the implementations would use them."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import JsonOption
 
 
@@ -33,7 +33,7 @@ def audit(
             "another_model": another_model(findings),
             "findings": [asdict(finding) for finding in findings if everything or finding.severity != "same"],
         }
-        typer.echo(json.dumps(report, indent=2))
+        print_json(report | origin(**{name: name for name in setups}))
         return
     for column in columns:
         for note in column.notes:

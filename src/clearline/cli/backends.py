@@ -1,12 +1,12 @@
 """`clearline backends`: what runs on this machine, what would be used, how fast it is."""
 
-import json
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import DeviceOption, JsonOption, ModelOption
 from clearline.cli.progress import RunProgress
 
@@ -35,7 +35,7 @@ def backends(
         with RunProgress(name, show_text=False, quiet=json_output) as progress:
             found.append(survey(name, model, frames, device, lambda i, bar=progress: bar.frame(i, frames + WARM_UP)))  # type: ignore[misc]
     if json_output:
-        typer.echo(json.dumps(_report(found, chosen), indent=2))
+        print_json(_report(found, chosen) | origin())
         return
     for one in found:
         _print(one, model)

@@ -1,13 +1,13 @@
 """`clearline bench`: is this machine fast enough for this model?"""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from clearline.cli.as_json import print_json, with_hashes
 from clearline.cli.options import BackendOption, CacheOption, DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
-from clearline.cli.progress import RunProgress
+from clearline.cli.progress import RunProgress, Steps
 
 
 def bench(
@@ -27,13 +27,17 @@ def bench(
     from clearline.app import load
     from clearline.lab.bench import bench as measure
 
-    loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
+    with Steps("bench", quiet=json_output, first=f"loading {model}"):
+        loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
     with RunProgress("bench", show_text=False, quiet=json_output) as progress:
         report = measure(loaded, frames, threads or os.cpu_count() or 1, progress.frame)
     if json_output:
         derived = {"speed": report.speed, "fraction_of_limit": report.fraction_of_limit, "verdict": report.verdict}
-        typer.echo(json.dumps(asdict(report) | derived, indent=2))
+        known = {"model": model, "threads": threads, **with_hashes(loaded.facts(loaded.generation()))}
+        print_json(asdict(report) | derived | known)
         return
+    stored = f", {quantize}" if quantize else ""
+    typer.echo(f"{model} on {loaded.backend.name} ({loaded.backend.device}, {loaded.backend.dtype}{stored})")
     if report.overhead is None:
         typer.echo(f"{loaded.backend.name} computes a whole frame in one evaluation: its parts cannot be timed")
     else:

@@ -1,11 +1,11 @@
 """`clearline bugreport`: a folder or zip that lets somebody else see what is wrong."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.evidence import InputOption, RunsOption, SetupOption, TimesOption, TraceOption, TranscriptOption, evidence
 from clearline.cli.options import BackendOption, JsonOption, ThreadsOption
 from clearline.cli.progress import Steps
@@ -45,10 +45,10 @@ def bugreport(
         report = make_report(evidence(context, progress.step), progress.step, title=title)
         write_report(report, output)
     if json_output:
-        typer.echo(json.dumps({
+        print_json({
             "path": str(output), "files": sorted(report.files), "frames": report.frames, "well": report.diagnosis.well,
             "findings": list(report.diagnosis.names),
-        }, indent=2))  # fmt: skip
+        } | origin(output=output, wav=wav, trace=trace, input=input))  # fmt: skip
         return
     typer.echo(report.diagnosis.paragraph)
     typer.echo(f"wrote {output}: {', '.join(sorted(report.files))}. It holds the recordings of the run: listen before you send it.")

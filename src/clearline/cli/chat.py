@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearline.cli.meters import Meters
-from clearline.cli.options import BackendOption, DeviceOption, DtypeOption, ModelOption, ThreadsOption
+from clearline.cli.options import BackendOption, DeviceOption, DtypeOption, ModelOption, ThreadsOption, check_target, check_wav
 from clearline.cli.progress import Steps
 from clearline.config import GenerationConfig
 from clearline.errors import ConfigError
@@ -49,7 +49,7 @@ def chat(
 ) -> None:
     """Talk to the model. Enter mutes the microphone and opens it again; Ctrl-C ends the conversation."""
     from clearline.app import load
-    from clearline.audio import check_writable, read_audio, to_mono, wav_bytes, write_atomically
+    from clearline.audio import read_audio, to_mono, wav_bytes, write_atomically
     from clearline.config import preset as named
     from clearline.server.chat import Recorder
     from clearline.server.devices import device_list, sound_library
@@ -62,17 +62,15 @@ def chat(
     if input is not None and output is None:
         output = Path("reply.wav")
     if output is not None:
-        check_writable(output)
-        if input is not None and input.exists() and output.exists() and input.samefile(output):
-            raise ConfigError(f"{output} is the input itself: it would be overwritten")
+        check_wav(output)
+        check_target(output, input)
     GenerationConfig(seed=0 if seed is None else seed)
     if preset is not None:
         named(preset)
     recording = None if input is None else read_audio(input, 3600)
     if recording is None:
         sound_library()
-    with Steps("chat", quiet=False) as steps:
-        steps.step(f"loading {model}")
+    with Steps("chat", quiet=False, first=f"loading {model}"):
         loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype)  # type: ignore[arg-type]
     config = loaded.generation(preset, seed=seed)
     recorder = Recorder()

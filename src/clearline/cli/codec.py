@@ -1,21 +1,22 @@
 """`clearline codec encode` and `decode`: Mimi alone."""
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
-from clearline.cli.options import BackendOption, JsonOption, MaxMinutes, OutputOption, ThreadsOption
+from clearline.cli.as_json import origin, print_json
+from clearline.cli.options import BackendOption, JsonOption, MaxMinutes, OutputOption, ThreadsOption, check_target, check_wav
 from clearline.cli.progress import RunProgress
 from clearline.errors import ConfigError
 
+if TYPE_CHECKING:
+    from clearline.generate import Codec
+
 codec_app = typer.Typer(help="The Mimi codec alone: audio to codes and back.", no_args_is_help=True)
-CodecModel = Annotated[
-    str, typer.Option("--model", "-m", help="nano, a folder in Kyutai's format, or a .safetensors file of the released codec.")
-]
+CodecModel = Annotated[str, typer.Option("--model", "-m", help="nano, a model's folder, or a codec alone: its folder or its file.")]
 
 
 @codec_app.command()
@@ -31,10 +32,10 @@ def encode(
 ) -> None:
     """Audio to codes: int64 [codebooks, frames] as .safetensors (tensor "codes") or .npy."""
     from clearline.app import load_codec
-    from clearline.audio import check_writable, read_audio, to_mono, write_atomically
+    from clearline.audio import read_audio, to_mono, write_atomically
 
     _check_codes_path(output)
-    check_writable(output)
+    check_target(output, input, json_output)
     recording = read_audio(input, max_minutes * 60)
     codec = load_codec(model, backend=backend, threads=threads)
     pcm = to_mono(recording.samples, recording.rate, codec.sample_rate)
@@ -48,7 +49,7 @@ def encode(
     array = np.stack(codes, 1)
     data = _codes_bytes(output, array)
     write_atomically(output, data)
-    _report(json_output, input, output, data, array, codec.frame_size / codec.sample_rate)
+    _report(json_output, input, output, data, array, codec, model)
 
 
 @codec_app.command()
@@ -62,9 +63,10 @@ def decode(
 ) -> None:
     """Codes to a 16-bit WAV."""
     from clearline.app import load_codec
-    from clearline.audio import check_writable, wav_bytes, write_atomically
+    from clearline.audio import wav_bytes, write_atomically
 
-    check_writable(output)
+    check_wav(output)
+    check_target(output, input, json_output)
     codes = _read_codes(input)
     codec = load_codec(model, backend=backend, threads=threads)
     stream = codec.stream(codec.checked_codebooks(codes.shape[0]))
@@ -75,28 +77,26 @@ def decode(
             progress.frame(number, codes.shape[1])
     data = wav_bytes(np.concatenate(pcm), codec.sample_rate)
     write_atomically(output, data)
-    _report(json_output, input, output, data, codes, codec.frame_size / codec.sample_rate)
+    _report(json_output, input, output, data, codes, codec, model)
 
 
-def _report(json_output: bool, input: Path, output: Path, data: bytes, codes: np.ndarray, frame_seconds: float) -> None:
-    from clearline.app import code_version
-
+def _report(json_output: bool, input: Path, output: Path, data: bytes, codes: np.ndarray, codec: "Codec", model: str) -> None:
     codebooks, frames = codes.shape
-    if json_output:
-        facts = {
-            "output_path": str(output),
-            "codebooks": codebooks,
-            "frames": frames,
-            "hashes": {"input": _sha256(input.read_bytes()), "output": _sha256(data)},
-            "version": code_version(),
-        }
-        typer.echo(json.dumps(facts, indent=2))
-    else:
-        typer.echo(f"wrote {output}: {codebooks} codebooks x {frames} frames ({frames * frame_seconds:.2f} s)", err=True)
+    if not json_output:
+        seconds = frames * codec.frame_size / codec.sample_rate
+        typer.echo(f"wrote {output}: {codebooks} codebooks x {frames} frames ({seconds:.2f} s)", err=True)
+        return
+    known = origin(input=input)
+    known["hashes"] |= {"output": hashlib.sha256(data).hexdigest(), "codec_weights": _weights_hash(model)}
+    facts = {"output_path": str(output), "codebooks": codebooks, "frames": frames, "backend": codec.backend.name}
+    print_json(facts | known)
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _weights_hash(model: str) -> str:
+    from clearline.app import model_folder
+    from clearline.checkpoint import mimi_hash
+
+    return mimi_hash(model_folder(model))
 
 
 def _check_codes_path(path: Path) -> None:

@@ -1,14 +1,15 @@
 """`clearline compare`: where two runs part, and why."""
 
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import HtmlOption, JsonOption
+from clearline.cli.progress import Steps
 from clearline.errors import ClearlineError, ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def compare(
         bool, typer.Option("--peers", help="Compare Clearline with every installed implementation on recording A.")
     ] = False,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference of numbers that is rounding.", min=0)] = 1e-4,
-    frames: Annotated[int, typer.Option(help="How many frames of the input to run.", min=1)] = 250,
+    frames: Annotated[int | None, typer.Option(help="How many frames of the input to run; 250 by default.", min=1)] = None,
     model_b: Annotated[
         str | None, typer.Option("--model-b", help="B's model, when it is not A's: a converted or quantised copy, say.")
     ] = None,
@@ -55,31 +56,40 @@ def compare(
     from clearline.app import load
     from clearline.config import preset as named_preset
     from clearline.lab.compare import compare_sides
-    from clearline.lab.live import Live, is_live, open_side
+    from clearline.lab.live import FRAMES, Live, check_side, is_live, open_side
 
     settings = None if preset is None else named_preset(preset)
-    if peers:
-        if b is not None or input is not None:
-            raise ConfigError("--peers takes one recording and nothing else to compare")
-        _peers(Live(Path(a), model or "nano", settings, frames), tolerance, layers, html, json_output)
-        return
-    if backends is not None:
-        if b is not None or input is not None:
-            raise ConfigError("--backends takes one recording and nothing else to compare")
-        from clearline.cli.compare_backends import compare_backends
+    frames_run = frames or FRAMES
+    if peers or backends is not None:
+        flag = "--peers" if peers else "--backends"
+        if b is not None or input is not None or model_b is not None or (peers and backends is not None):
+            raise ConfigError(f"{flag} takes one recording and nothing else to compare")
+        if backends is not None and layers:
+            raise ConfigError("--layers looks into two sides: compare run:BACKEND run:BACKEND --input FILE --layers")
+        alone = Live(Path(a), model or "nano", settings, frames_run)
+        if backends is None:
+            _peers(alone, tolerance, layers, html, json_output)
+        else:
+            from clearline.cli.compare_backends import compare_backends
 
-        compare_backends(backends, Live(Path(a), model or "nano", settings, frames), html, json_output)
+            compare_backends(backends, alone, html, json_output)
     if b is None:
         raise ConfigError("compare needs two sides, --peers, or --backends")
-    live = None if input is None else Live(input, model or "nano", settings, frames)
+    if not is_live(a) and not is_live(b) and (input is not None or settings is not None or frames is not None):
+        raise ConfigError(f"--input, --preset and --frames are for a side that is run now (run:, peer:); {a} and {b} are files")
+    live = None if input is None else Live(input, model or "nano", settings, frames_run)
     if model_b is not None and not is_live(b):
         raise ConfigError(f"--model-b is for a side that is run now (run:, peer:), not for {b}")
     live_b = live if live is None or model_b is None else replace(live, model=model_b)
-    sides = [open_side(a, live), open_side(b, live_b)]
-    judge = None
-    if model is not None and not any(side.model is not None for side in sides) and not any(is_live(name) for name in (a, b)):
-        judge = load(model)
-    found = compare_sides(sides[0], sides[1], tolerance, judge, layers)
+    for name, heard in ((a, live), (b, live_b)):
+        check_side(name, heard)
+    with Steps("compare", quiet=json_output) as progress:
+        sides = [open_side(name, heard and replace(heard, on_step=progress.step)) for name, heard in ((a, live), (b, live_b))]
+        judge = None
+        if model is not None and not any(side.model is not None for side in sides) and not any(is_live(name) for name in (a, b)):
+            judge = load(model)
+        progress.step("beside each other")
+        found = compare_sides(sides[0], sides[1], tolerance, judge, layers)
     name_b = b if model_b is None else f"{b} of {model_b}"
     if html is not None:
         from clearline.lab.report import compare_report, write_report
@@ -88,7 +98,7 @@ def compare(
         write_report(html, compare_report(found, (a, sides[0].trace), (name_b, sides[1].trace), shown_with, tolerance))
         typer.echo(f"wrote {html}", err=True)
     if json_output:
-        typer.echo(json.dumps(report(found, a, name_b), indent=2))
+        print_json(report(found, a, name_b) | origin(a=a, b=b, input=input))
     else:
         _print(found, a, name_b)
     sys.exit(_code(found))
@@ -98,7 +108,7 @@ def _code(found: "Comparison") -> int:
     return 0 if found.equal else 3 if found.kind == "undecided" else 1
 
 
-def _peers(live: "Live", tolerance: float, layers: bool, html: Path | None, json_output: bool) -> None:
+def _peers(live: "Live", tolerance: float, layers: bool, html: Path | None, json_output: bool) -> NoReturn:
     from clearline.lab.adapters import PEERS, find_peers
     from clearline.lab.compare import compare_peer
 
@@ -110,7 +120,8 @@ def _peers(live: "Live", tolerance: float, layers: bool, html: Path | None, json
     failed: dict[str, str] = {}
     for name in names:
         try:
-            found = compare_peer(PEERS[name], live, tolerance, layers)
+            with Steps("compare", quiet=json_output) as progress:
+                found = compare_peer(PEERS[name], replace(live, on_step=progress.step), tolerance, layers)
         except ClearlineError as error:
             failed[name] = str(error)
             reports.append({"b": f"peer:{name}", "could_not_run": str(error)})
@@ -123,7 +134,7 @@ def _peers(live: "Live", tolerance: float, layers: bool, html: Path | None, json
             _print(found, "clearline", f"peer:{name}")
             typer.echo()
     if json_output:
-        typer.echo(json.dumps(reports, indent=2))
+        print_json([row | origin(input=live.input) for row in reports])
     if not ran:
         raise ClearlineError("no other implementation could run this model")
     if html is not None:
@@ -135,9 +146,8 @@ def _peers(live: "Live", tolerance: float, layers: bool, html: Path | None, json
 
 
 def report(found: "Comparison", a: str, b: str) -> dict[str, Any]:
-    """A comparison as JSON; NaN, which JSON has not, as null."""
-    cleaned: dict[str, Any] = json.loads(json.dumps(asdict(found)).replace("NaN", "null"))
-    return {"a": a, "b": b, "equal": found.equal} | cleaned
+    """A comparison as JSON."""
+    return {"a": a, "b": b, "equal": found.equal} | asdict(found)
 
 
 def _print(found: "Comparison", a: str, b: str) -> None:

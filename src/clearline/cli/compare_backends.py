@@ -1,14 +1,14 @@
 """`clearline compare --backends onnx,torch,numpy64 IN`: the same recording on every backend, as a table."""
 
-import json
 import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.progress import RunProgress
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clearline.lab.live import Live
 
 
-def compare_backends(names: str, live: "Live", html: Path | None, json_output: bool) -> None:
+def compare_backends(names: str, live: "Live", html: Path | None, json_output: bool) -> NoReturn:
     """Print the table, write the page where one is asked for, and exit: 0 when all tokens are equal, 1 when not."""
     from clearline.lab.backends import compare_backends as compare
 
@@ -40,7 +40,8 @@ def compare_backends(names: str, live: "Live", html: Path | None, json_output: b
         write_report(html, backends_report(live.input.name, runs))
         typer.echo(f"wrote {html}", err=True)
     if json_output:
-        typer.echo(json.dumps([_report(run) for run in runs], indent=2))
+        known = origin(input=live.input)
+        print_json([_report(run, known) for run in runs])
     else:
         _print(runs)
     sys.exit(0 if all(run.identical for run in runs) else 1)
@@ -68,6 +69,6 @@ def _against(run: "BackendRun") -> str:
     return f"{parted}: {choice.stream} {choice.token_a} or {choice.token_b} ({margins}){logits}"
 
 
-def _report(run: "BackendRun") -> dict[str, Any]:
-    found = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(run).items()}
-    return found | {"identical": run.identical, "tie": None if run.choice is None else run.choice.tie}
+def _report(run: "BackendRun", known: dict[str, Any]) -> dict[str, Any]:
+    tie = None if run.choice is None else run.choice.tie
+    return asdict(run) | {"identical": run.identical, "tie": tie, **known, "hashes": known["hashes"] | run.hashes}

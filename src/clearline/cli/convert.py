@@ -1,6 +1,5 @@
 """`clearline convert`: a model in another precision or naming, written tensor by tensor."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import JsonOption
 
 
@@ -39,6 +39,6 @@ def convert(
         "reused": result.reused,
     }
     if json_output:
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts | origin() | {"source": checkpoint.hashes()})
         return
     typer.echo(f"{'found' if result.reused else 'wrote'} {result.weights} ({result.nbytes / 1e6:.1f} MB), sha256 {result.sha256}")

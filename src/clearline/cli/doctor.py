@@ -1,6 +1,5 @@
 """`clearline doctor`: what is wrong, the evidence, what to change; or that all is well."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.evidence import InputOption, RunsOption, SetupOption, TimesOption, TraceOption, TranscriptOption, evidence
 from clearline.cli.options import BackendOption, HtmlOption, JsonOption, ThreadsOption
 from clearline.cli.progress import Steps
@@ -48,8 +48,11 @@ def doctor(
         from clearline.lab.report import doctor_report, write_report
 
         write_report(html, doctor_report(model, diagnosis, given))
+        typer.echo(f"wrote {html}", err=True)
     if json_output:
-        typer.echo(json.dumps(report(diagnosis), indent=2).replace("NaN", "null"))
+        known = origin(wav=wav, trace=trace, input=input, times=times, runs=runs)
+        known["hashes"] |= {} if given.model is None else given.model.checkpoint.hashes()
+        print_json(report(diagnosis) | known)
     else:
         if checks:
             marks = {True: "ok  ", False: "BAD ", None: "?   "}

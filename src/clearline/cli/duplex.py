@@ -1,13 +1,14 @@
 """`clearline duplex`: how two who speak at once take turns."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import JsonOption
+from clearline.cli.progress import Steps
 from clearline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,15 +47,17 @@ def duplex(
         raise ConfigError(f"there is no detector {detector!r}; known: energy, silero")
     if not 0 <= delay <= 60:
         raise ConfigError(f"the delay is {delay} seconds; it must lie in 0..60")
-    heard = open_conversation(first, second, model, swap)
-    spoken = heard.words if words is None else read_words(words)
-    if spoken is not None:
-        spoken = [Word(word.text, word.start + delay, word.end + delay) for word in spoken]
-    reply = np.pad(heard.model, (round(delay * RATE), 0))
-    sides = [speech(side, RATE, detector) for side in (heard.user, reply)]  # type: ignore[arg-type]
+    with Steps("duplex", quiet=json_output, first="reading") as progress:
+        heard = open_conversation(first, second, model, swap)
+        spoken = heard.words if words is None else read_words(words)
+        if spoken is not None:
+            spoken = [Word(word.text, word.start + delay, word.end + delay) for word in spoken]
+        reply = np.pad(heard.model, (round(delay * RATE), 0))
+        progress.step("looking for speech")
+        sides = [speech(side, RATE, detector) for side in (heard.user, reply)]  # type: ignore[arg-type]
     found = measure(sides[0], sides[1], max(len(heard.user), len(reply)) / RATE, spoken)
     if json_output:
-        typer.echo(json.dumps({"detector": detector, "delay": delay} | asdict(found), indent=2))
+        print_json({"detector": detector, "delay": delay} | asdict(found) | origin(first=first, second=second, words=words))
     else:
         _print(found, detector)
 

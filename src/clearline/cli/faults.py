@@ -1,6 +1,5 @@
 """`clearline faults`: break runs on purpose, and see whether the doctor, asked blind, finds out."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import JsonOption, ModelOption
-from clearline.cli.progress import Counted
+from clearline.cli.progress import Counted, Steps
 from clearline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,14 +46,18 @@ def faults(
     levels = _levels(given)
     recording = joined(recordings or [])
     plan = Plan(chosen, tuple(range(1, seeds + 1)), pair_count, 0, healthy, levels)
+    with Steps("faults", quiet=json_output, first=f"loading {model}"):
+        loaded = load(model, threads=1)
     with Counted("faults", quiet=json_output) as progress:
-        outcome = blind_trial(load(model, threads=1), recording, plan, progress.done)
+        outcome = blind_trial(loaded, recording, plan, progress.done)
     if json_output:
         report = {
             "passed": outcome.passed,
             "cases": [asdict(case) | {"exact": case.exact, "missed": case.missed} for case in outcome.cases],
         }
-        typer.echo(json.dumps(report, indent=2))
+        known = origin(**{f"recording {number}": path for number, path in enumerate(recordings or [], 1)})
+        known["hashes"] |= loaded.checkpoint.hashes()
+        print_json(report | known)
     else:
         typer.echo("\n".join(["| | |", "|---|---|", *summary(outcome), "", *table(outcome)]))
     sys.exit(0 if outcome.passed else 1)
@@ -83,7 +87,7 @@ def _levels(given: str) -> "tuple[Level, ...]":
 def _list(chosen: "Sequence[Fault]", json_output: bool) -> None:
     if json_output:
         rows = [{"name": f.name, "description": f.description, "boundary": f.boundary, "source": f.source} for f in chosen]
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     for fault in chosen:
         typer.echo(f"{fault.name}: {fault.description}\n    at {fault.boundary}; {fault.source}")

@@ -1,6 +1,5 @@
 """`clearline inspect`: what a model is, whether its files fit together, and how fast it can run here."""
 
-import json
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import JsonOption
 
 _PROBE_ROWS, _PROBE_COLUMNS = 4096, 8192  # 128 MB: far beyond every cache
@@ -29,7 +29,7 @@ def inspect(
         bandwidth = measured_bandwidth()
         report.speed = {"bandwidth": bandwidth, "times real time": expected_speed(read_config(path)[0].lm, bandwidth)}
     if json_output:
-        typer.echo(json.dumps(asdict(report), indent=2))
+        print_json(asdict(report) | origin())
     else:
         typer.echo("\n".join(_lines(asdict(report))))
     if report.contradictions:

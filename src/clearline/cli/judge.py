@@ -1,14 +1,13 @@
 """`clearline judge`: is it intelligible speech, and is it what the model said?"""
 
-import json
 import sys
 from dataclasses import asdict, replace
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import BackendOption, HtmlOption, JsonOption
 from clearline.cli.progress import Counted
 from clearline.errors import AudioError, ClearlineError
@@ -41,6 +40,10 @@ def judge(
     from clearline.lab.judge.evidence import Evidence, evidence
     from clearline.lab.source import open_source
 
+    if whisper is not None:
+        from clearline.lab.judge.asr import check_folder
+
+        check_folder(whisper)
     is_sound, pcm, rate = _open(source, channel)
     behind = trace if trace is not None or is_sound else source
     known = Evidence(None, None)
@@ -67,12 +70,13 @@ def judge(
         from clearline.lab.report import judge_report, write_report
 
         write_report(html, judge_report(Path(source).name, found, pcm, rate))
+        typer.echo(f"wrote {html}", err=True)
     if json_output:
         report = (
             {"source": source} | asdict(replace(found, windows=())) | {"windows": _windows(found), "not_asked": found.not_asked}
         )
         report["wrong_at_most"] = None if found.rates is None else found.rates.at_most
-        typer.echo(json.dumps(_numbers(report), indent=2))
+        print_json(report | origin(source=source, trace=trace))
     else:
         _print(source, found)
     sys.exit({"clear": 0, "undecided": 3}.get(found.verdict, 1))
@@ -88,6 +92,8 @@ def _open(source: str, channel: int | None) -> tuple[bool, Any, int]:
 
     path = Path(source)
     if path.suffix.lower() not in SOUND:
+        if channel is not None:
+            raise ClearlineError(f"--channel chooses one of a recording; {source} is none")
         return False, None, 0
     try:
         recording = read_audio(path)
@@ -137,12 +143,3 @@ def _windows(found: "Judgement") -> list[dict[str, Any]]:
         | {name: getattr(window.judgement, name) for name in ("verdict", "confidence", "garbled", "evidence")}
         for window in found.windows
     ]
-
-
-def _numbers(report: Any) -> Any:
-    """Infinities and NaN, which JSON does not know, as null."""
-    if isinstance(report, dict):
-        return {name: _numbers(value) for name, value in report.items()}
-    if isinstance(report, list | tuple):
-        return [_numbers(value) for value in report]
-    return None if isinstance(report, float) and not isfinite(report) else report

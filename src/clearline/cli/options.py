@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,34 @@ CacheOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to use; the result does not depend on it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
+
+
+def check_wav(path: Path) -> None:
+    """A WAV's file name: the suffix of another format would be a lie."""
+    if path.suffix.lower() not in (".wav", ".wave", ""):
+        raise ConfigError(f"sound is written as a WAV file, not as {path.suffix}: {path}")
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether a file's name means standard output (/dev/stdout)."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+def check_target(target: Path, input: Path | None, json_output: bool = False) -> None:
+    """Raise ClearlineError when `target` cannot be written, is the `input` itself, or standard output beside the JSON: before
+    any work is done."""
+    from clearline.audio import check_writable
+
+    if str(target) == "-":
+        raise ConfigError("- is no file's name here; standard output is /dev/stdout")
+    if json_output and is_stdout(target):
+        raise ConfigError(f"{target} is standard output, where --json prints: name a file, or leave out --json")
+    check_writable(target)
+    if input is not None and target.exists() and input.exists() and target.samefile(input):
+        raise ConfigError(f"{target} is the input itself: it would be overwritten")
 
 
 def html_page(path: Path | None) -> Path | None:

@@ -1,10 +1,10 @@
 """`clearline peers`: which other implementations can be run beside this one."""
 
-import json
 from typing import Any
 
 import typer
 
+from clearline.cli.as_json import print_json
 from clearline.cli.options import JsonOption
 
 
@@ -31,7 +31,7 @@ def peers(json_output: JsonOption = False) -> None:
         for peer in PEERS.values()
     ]
     if json_output:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     for row in rows:
         typer.echo(f"{row['name']:<16} {row['compares']}: {row['what']}")

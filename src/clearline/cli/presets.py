@@ -1,10 +1,10 @@
 """`clearline presets`: what each official program does by default."""
 
-import json
 from dataclasses import asdict
 
 import typer
 
+from clearline.cli.as_json import print_json
 from clearline.cli.options import JsonOption
 from clearline.config import PRESETS, Sampling
 
@@ -12,7 +12,7 @@ from clearline.config import PRESETS, Sampling
 def presets(json_output: JsonOption = False) -> None:
     """List the named generation settings."""
     if json_output:
-        typer.echo(json.dumps({name: asdict(config) for name, config in PRESETS.items()}, indent=2))
+        print_json({name: asdict(config) for name, config in PRESETS.items()})
         return
     for name, config in PRESETS.items():
         quirks = [f"first frame {config.first_frame}"]

@@ -82,11 +82,11 @@ class RunProgress(_Shown):
 
 
 class Steps(_Shown):
-    """Shows which of some named steps is going on."""
+    """Shows which of some named steps is going on, beginning with `first`."""
 
-    def __init__(self, label: str, quiet: bool) -> None:
+    def __init__(self, label: str, quiet: bool, first: str = "") -> None:
         self._bar = Progress(TextColumn(label), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("")
+        self._task = self._bar.add_task(first)
         super().__init__(self._bar, _terminal(quiet))
 
     def step(self, name: str) -> None:

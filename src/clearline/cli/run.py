@@ -1,7 +1,6 @@
 """`clearline run`: a recording in, the spoken reply out."""
 
 import hashlib
-import json
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearline.cli.as_json import print_json, with_hashes
 from clearline.cli.options import (
     BackendOption,
     CacheOption,
@@ -20,8 +20,11 @@ from clearline.cli.options import (
     ModelOption,
     OutputOption,
     ThreadsOption,
+    check_target,
+    check_wav,
+    is_stdout,
 )
-from clearline.cli.progress import RunProgress
+from clearline.cli.progress import RunProgress, Steps
 from clearline.config import GenerationConfig, Sampling
 from clearline.config import preset as named_preset
 from clearline.errors import ConfigError
@@ -29,8 +32,6 @@ from clearline.errors import ConfigError
 if TYPE_CHECKING:
     from clearline.generate.persona import Persona
     from clearline.generate.result import Result
-
-HASHES = ("input", "output", "weights", "codec_weights", "config")
 
 
 def run(
@@ -65,7 +66,8 @@ def run(
         str | None, typer.Option(help="PersonaPlex: the role to play; NVIDIA's teacher unless given, '' for none.")
     ] = None,
     tail: Annotated[
-        float | None, typer.Option(help="Seconds of silence after the input; by default until the model has been quiet for 2 s.")
+        float | None,
+        typer.Option(help="Seconds of silence after the input; by default until the model has been quiet for 2 s."),
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Record the tokens of every frame into this file.")] = None,
     trace_logits: Annotated[bool, typer.Option(help="Record logits and hidden states too (large).")] = False,
@@ -76,6 +78,7 @@ def run(
     """Run a recording through the model: writes the spoken reply, prints its text as it is said."""
     from clearline.app import load
     from clearline.audio import read_audio, wav_bytes, write_atomically
+    from clearline.generate.feed import check_tail
     from clearline.trace import CLOCK, LOGITS, PCM, TOKENS, FileRecorder
 
     audio = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
@@ -83,18 +86,24 @@ def run(
         "temperature": text_temperature, "top_k": text_top_k, "top_p": text_top_p, "min_p": text_min_p,
         "repetition_penalty": repetition_penalty, "padding_bonus": padding_bonus,
     }  # fmt: skip
+    if trace is None and (trace_logits or trace_pcm):
+        raise ConfigError("--trace-logits and --trace-pcm say what --trace FILE records besides tokens: name the file")
     # Everything that can be wrong is looked at before the weights are read, which takes a while for a large model.
-    _check_targets(input, output, trace)
+    _check_targets(input, output, trace, json_output)
+    check_tail(tail)
     _settings(GenerationConfig() if preset is None else named_preset(preset), seed, text, audio, guidance)
     persona = _persona(voice_prompt, text_prompt)
     recording = read_audio(input, max_minutes * 60)
     digest = hashlib.sha256(input.read_bytes()).hexdigest()
-    loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
+    with Steps("run", quiet=json_output, first=f"loading {model}"):
+        loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
     config = _settings(loaded.generation(preset), seed, text, audio, guidance)
     speaks = loaded.config.dep_q > 0
     boundaries = TOKENS | CLOCK | (LOGITS if trace_logits else frozenset()) | (PCM if trace_pcm else frozenset())
     with nullcontext() if trace is None else FileRecorder(trace, boundaries) as recorder:
-        with RunProgress(f"{loaded.backend.name}", show_text=speaks and not json_output, quiet=json_output) as progress:
+        with RunProgress(
+            f"{loaded.backend.name}", show_text=speaks and not json_output and not is_stdout(output), quiet=json_output
+        ) as progress:
             result = loaded.run(
                 recording.samples, recording.rate, config, tail=tail, recorder=recorder, input_hash=digest,
                 on_frame=lambda frame, number, total: progress.frame(number, total, frame.text),
@@ -109,7 +118,7 @@ def run(
         if recorder is not None:
             recorder.begin(facts)
     if json_output:
-        typer.echo(json.dumps(_report(result, facts, output if speaks else None), indent=2))
+        print_json(_report(result, facts, output if speaks else None))
     else:
         _summary(result, output if speaks else None)
     if loaded.checkpoint.config.model_type == "hibiki" and tail is None and not result.ended:
@@ -122,16 +131,11 @@ def _persona(voice: Path | None, text: str | None) -> "Persona | None":
     return None if voice is None and text is None else Persona(DEFAULT_TEXT if text is None else text, voice)
 
 
-def _check_targets(input: Path, output: Path, trace: Path | None) -> None:
-    from clearline.audio import check_writable
-
-    if output.suffix.lower() not in (".wav", ".wave", ""):
-        raise ConfigError(f"the reply is written as a WAV file, not as {output.suffix}: {output}")
+def _check_targets(input: Path, output: Path, trace: Path | None, json_output: bool) -> None:
+    check_wav(output)
     targets = [output] if trace is None else [output, trace]
     for i, target in enumerate(targets):
-        check_writable(target)
-        if target.exists() and input.exists() and target.samefile(input):
-            raise ConfigError(f"{target} is the input itself: it would be overwritten")
+        check_target(target, input, json_output)
         device = target.exists() and not target.is_file()
         if not device and target.resolve() in [other.resolve() for other in targets[:i]]:
             raise ConfigError(f"the reply and the trace cannot both be written to {target}")
@@ -170,15 +174,14 @@ def _report(result: "Result", facts: dict[str, Any], output: Path | None) -> dic
         "end_of_text": result.ended,
         "run_seconds": round(result.seconds, 3),
         "speed": round(result.speed, 2),
-        "hashes": {name: facts[name] for name in HASHES},
-        **{name: value for name, value in facts.items() if name not in HASHES},
+        **with_hashes(facts),
     }
 
 
 def _summary(result: "Result", output: Path | None) -> None:
     if output is None:
         typer.echo("\n".join(f"{word.start:8.2f} {word.end:8.2f}  {word.text}" for word in result.words))
-    elif sys.stderr.isatty() and sys.stdout.isatty():
+    elif sys.stderr.isatty() and sys.stdout.isatty() and not is_stdout(output):
         typer.echo(result.text)  # the live display has vanished
     wrote = "this model writes text only" if output is None else f"wrote {output} ({len(result.pcm) / result.sample_rate:.1f} s)"
     typer.echo(f"{wrote}, {result.speed:.1f}x real time, seed {result.facts['seed']}", err=True)

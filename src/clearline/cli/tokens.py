@@ -1,12 +1,12 @@
 """`clearline tokens`: what the tokens of one run say by themselves."""
 
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearline.cli.as_json import origin, print_json
 from clearline.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def tokens(
 
     report = token_report(open_source(source), boundary, card)
     if json_output:
-        typer.echo(json.dumps(asdict(report), indent=2))
+        print_json(asdict(report) | origin(source=source))
     else:
         _print(report)
     sys.exit(1 if report.warnings else 0)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearline.cli.as_json import origin, print_json, with_hashes
 from clearline.cli.options import BackendOption, JsonOption, MaxMinutes, ModelOption, ThreadsOption
-from clearline.cli.progress import RunProgress
+from clearline.cli.progress import RunProgress, Steps
 from clearline.config import GenerationConfig, Sampling
 from clearline.config import preset as named_preset
 from clearline.errors import ConfigError
@@ -47,7 +48,8 @@ def trials(
         _changed(chosen or GenerationConfig(), against)  # looked at before an hour of runs
     listed = None if seeds is None else _seeds(seeds)
     recording = read_audio(input, max_minutes * 60)
-    loaded = load(model, backend=backend, threads=threads)
+    with Steps("trials", quiet=json_output, first=f"loading {model}"):
+        loaded = load(model, backend=backend, threads=threads)
     first = loaded.generation(chosen)
     every = listed or [(first.seed + i) % 2**64 for i in range(count)]
     settings = [first] if against is None else [first, _changed(first, against)]
@@ -57,7 +59,8 @@ def trials(
             done.append(run_trials(loaded, recording, config, every, min_words, lambda n, of: progress.frame(n, of)))
     paired = compare(*done) if len(done) == 2 else None
     if json_output:
-        typer.echo(json.dumps(_report(done, paired, min_words), indent=2))
+        facts = origin(input=input)["hashes"]
+        print_json(_report(done, paired, min_words, [with_hashes(loaded.facts(config) | facts) for config in settings]))
     else:
         _print(done, paired, against)
     failed = not all(found.deterministic for found in done) or (at_least is not None and done[0].rate < at_least)
@@ -94,14 +97,14 @@ def _changed(base: GenerationConfig, text: str) -> GenerationConfig:
     return replace(base, audio=replace(base.audio, **parts["audio"]), text=replace(base.text, **parts["text"]), **parts[""])
 
 
-def _report(done: "list[Trials]", paired: "Against | None", min_words: int) -> dict[str, Any]:
+def _report(done: "list[Trials]", paired: "Against | None", min_words: int, facts: list[dict[str, Any]]) -> dict[str, Any]:
     keys = ("first", "second")
     report: dict[str, Any] = {
         "criterion": f"at least {min_words} words, and the sound gives its codes back better than misaligned sound does",
     }
-    for key, found in zip(keys, done, strict=False):
+    for key, found, known in zip(keys, done, facts, strict=False):
         derived = {name: getattr(found, name) for name in ("successes", "rate", "deterministic", "distinct")}
-        report[key] = derived | asdict(found)
+        report[key] = derived | asdict(found) | {"facts": known}
     return report | ({"against": asdict(paired)} if paired is not None else {})
 
 

@@ -56,6 +56,12 @@ class LMConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
+        if self.text_card_out > self.text_card + 1:
+            raise ConfigError(
+                f"text_card_out is {self.text_card_out}: the model could say text tokens that it cannot read, which end at "
+                f"text_card = {self.text_card}"
+            )
+
     @property
     def streams(self) -> int:
         """Tokens in a row: text plus every audio codebook."""

@@ -36,7 +36,7 @@ class MimiConfig:
     def __post_init__(self) -> None:
         if self.pad_mode not in ("constant", "replicate"):
             raise ConfigError(f"Mimi pad_mode {self.pad_mode!r} is not supported; known: constant, replicate")
-        if self.sample_rate % self.hop or self.sample_rate / self.frame_rate % self.hop:
+        if self.sample_rate / self.frame_rate % self.hop:
             raise ConfigError(
                 f"Mimi ratios {list(self.ratios)} (hop {self.hop}) do not divide {self.sample_rate} Hz into whole frames "
                 f"at {self.frame_rate} Hz"

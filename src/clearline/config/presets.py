@@ -8,7 +8,7 @@ And in NVIDIA/personaplex: `lm.py`, `offline.py`.
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from clearline.config.sampling import Sampling
+from clearline.config.sampling import Sampling, plain_numbers, within
 from clearline.errors import ConfigError
 
 DEFAULT_SEED = 299792458
@@ -43,16 +43,19 @@ class GenerationConfig:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
+        for name, sampling in (("text", self.text), ("audio", self.audio)):
+            if not isinstance(sampling, Sampling):
+                raise ConfigError(f"{name} is {sampling!r}; it must be a Sampling, as Sampling(temperature=0.7, top_k=25)")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed is {self.seed}; it must be a whole number in 0..2^64-1")
+            raise ConfigError(f"seed is {self.seed!r}; it must be a whole number in 0..2^64-1")
         if self.user_offset not in (0, 1):
             raise ConfigError(f"user_offset is {self.user_offset!r}; known: 0, 1")
         if self.first_frame not in get_args(FirstFrame):
             raise ConfigError(f"first_frame is {self.first_frame!r}; known: {', '.join(get_args(FirstFrame))}")
         if self.acoustic_delay is not None and not 0 <= self.acoustic_delay <= 64:
             raise ConfigError(f"acoustic delay is {self.acoustic_delay}; it must lie in 0..64 frames")
-        if not 0 <= self.guidance <= 100:
-            raise ConfigError(f"guidance is {self.guidance}; it must lie in 0..100")
+        within("guidance", self.guidance, 0.0, 100.0)
 
 
 _TOP_P = Sampling(temperature=0.8, top_p=0.95)

@@ -1,6 +1,9 @@
 """How one stream of tokens is drawn from its logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from clearline.errors import ConfigError
 
@@ -24,13 +27,14 @@ class Sampling:
     padding_bonus: float = 0.0
 
     def __post_init__(self) -> None:
-        _within("temperature", self.temperature, 0.0, 100.0)
-        _within("top-p", self.top_p, 0.0, 1.0)
-        _within("min-p", self.min_p, 0.0, 1.0)
-        _within("repetition penalty", self.repetition_penalty, 0.01, 100.0)
-        _within("padding bonus", self.padding_bonus, -1000.0, 1000.0)
+        plain_numbers(self)
+        within("temperature", self.temperature, 0.0, 100.0)
+        within("top-p", self.top_p, 0.0, 1.0)
+        within("min-p", self.min_p, 0.0, 1.0)
+        within("repetition penalty", self.repetition_penalty, 0.01, 100.0)
+        within("padding bonus", self.padding_bonus, -1000.0, 1000.0)
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or not 0 <= self.top_k < 2**31:
-            raise ConfigError(f"top-k is {self.top_k}; it must be a whole number, 0 (off) or more")
+            raise ConfigError(f"top-k is {self.top_k!r}; it must be a whole number, 0 (off) or more")
         if not isinstance(self.repetition_context, int) or self.repetition_context < 0:
             raise ConfigError(f"repetition context is {self.repetition_context}; it must be a whole number, 0 or more")
 
@@ -40,6 +44,15 @@ class Sampling:
         return Sampling(temperature=0.0)
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
+def plain_numbers(settings: Any) -> None:
+    """NumPy's numbers in a dataclass of settings become Python's, which JSON can write: a seed out of `np.arange` is a seed."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, field.name, value.item())
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless low <= value <= high."""
     if not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(f"{name} is {value!r}; it must lie in {low:g}..{high:g}")

@@ -44,6 +44,11 @@ class TransformerConfig:
         for name in ("dim", "num_heads", "num_layers", "context", "frame_rows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"transformer {name} is {getattr(self, name)}; it must be at least 1")
+        if self.context < self.window_rows:
+            raise ConfigError(
+                f"transformer context is {self.context}, less than the {self.window_rows} rows that arrive together in a frame: "
+                "the first of them would see nothing, not even themselves"
+            )
         if self.dim % self.num_heads:
             raise ConfigError(f"transformer dim {self.dim} is not a multiple of num_heads {self.num_heads}")
         if self.num_kv_heads == 0:

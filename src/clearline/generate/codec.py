@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
+from clearline.audio import checked_frame
 from clearline.config import MimiConfig
-from clearline.errors import AudioError, SessionError
+from clearline.errors import AudioError, ConfigError, SessionError
 from clearline.model import MimiDecoder, MimiEncoder
 from clearline.ops import Backend, LazyBackend, LazyProgram, Leaf, Program, Weight, lazy
 
 Kind = Literal["encode", "decode"]
-Window = Literal["frame", "sliding"]
+Window = Literal["frame", "sliding", "rust"]
 
 
 class Codec:
@@ -20,7 +21,8 @@ class Codec:
 
     `window` says what its transformers see once a recording is longer than their context (10 s in the released codec):
     "frame", what Kyutai's streaming leaves in its ring, is the default for streams and whole recordings alike, so that
-    the two agree; "sliding" is what Kyutai's non-streaming call computes, which sees one row more in every other row.
+    the two agree; "sliding" is what Kyutai's non-streaming call computes, which sees one row more in every other row; "rust"
+    is rustymimi, which sees one row more than that in every row.
     """
 
     def __init__(self, cfg: MimiConfig, backend: Backend, weights: Mapping[str, Weight]) -> None:
@@ -53,12 +55,15 @@ class Codec:
     def part(self, kind: Kind, num_codebooks: int, window: Window) -> MimiEncoder | MimiDecoder:
         """The half of the model that a program runs."""
         cfg = self.cfg
-        if window == "sliding" and cfg.transformer is not None:
-            cfg = replace(cfg, transformer=replace(cfg.transformer, sliding=True))
+        if window != "frame" and cfg.transformer is not None:
+            context = cfg.transformer.context + (window == "rust")
+            cfg = replace(cfg, transformer=replace(cfg.transformer, sliding=True, context=context))
         return MimiEncoder(cfg, num_codebooks) if kind == "encode" else MimiDecoder(cfg, num_codebooks)
 
     def stream(self, num_codebooks: int | None = None, window: Window = "frame") -> "CodecStream":
         """Fresh encoder and decoder state; all codebooks unless told otherwise."""
+        if window not in get_args(Window):
+            raise ConfigError(f"window is {window!r}; known: {', '.join(get_args(Window))}")
         count = self.cfg.n_q if num_codebooks is None else num_codebooks
         return CodecStream(self, self.checked_codebooks(count), window)
 
@@ -82,7 +87,7 @@ class Codec:
         return np.concatenate(frames) if frames else np.zeros(0, np.float32)
 
     def checked_codebooks(self, num_codebooks: int) -> int:
-        if not 1 <= num_codebooks <= self.cfg.n_q:
+        if not isinstance(num_codebooks, int | np.integer) or not 1 <= num_codebooks <= self.cfg.n_q:
             raise SessionError(f"{num_codebooks} codebooks were asked for; this codec has 1..{self.cfg.n_q}")
         return num_codebooks
 
@@ -114,12 +119,7 @@ class CodecStream:
         return self._codec.program("encode", self.num_codebooks, self._window)
 
     def _heard(self, pcm: np.ndarray) -> dict[str, np.ndarray]:
-        pcm = np.asarray(pcm)
-        if pcm.shape != (self._codec.frame_size,):
-            raise SessionError(f"a frame is {self._codec.frame_size} samples, got an array of shape {list(pcm.shape)}")
-        if not np.isfinite(pcm).all():
-            raise AudioError("the frame contains NaN or infinite samples")
-        return {"pcm": pcm[None, :, None]}
+        return {"pcm": checked_frame(pcm, self._codec.frame_size)[None, :, None]}
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """One frame: codes int [k], k at most the codec's codebooks -> pcm [frame_size]."""

@@ -16,6 +16,12 @@ LIMIT_SECONDS = 15.0
 HIBIKI_EXTRA_SECONDS = 30.0
 
 
+def check_tail(tail: float | None) -> None:
+    """Raise ConfigError for a tail out of range."""
+    if tail is not None and (not isinstance(tail, int | float | np.number) or not 0 <= tail <= 3600):
+        raise ConfigError(f"the tail is {tail} seconds; it must lie in 0..3600")
+
+
 def feed(
     mono: np.ndarray, rate: int, size: int, tail: float | None, config: CheckpointConfig, done: Sequence[Frame]
 ) -> Iterator[tuple[np.ndarray | None, int | None]]:
@@ -25,8 +31,7 @@ def feed(
     type. None in place of a frame is the end of the input, which some models are told. `done` is the frames produced so
     far, which the caller appends to: from it is seen whether the model is still talking.
     """
-    if tail is not None and not 0 <= tail <= 3600:
-        raise ConfigError(f"the tail is {tail} seconds; it must lie in 0..3600")
+    check_tail(tail)
     mono = np.pad(mono, (int(config.stt_prefix_seconds * rate), 0))
     mono = np.pad(mono, (0, -len(mono) % size))
     count = len(mono) // size

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clearline.audio import checked_frame
 from clearline.config import GenerationConfig
 from clearline.config.lm import UNGENERATED
-from clearline.errors import AudioError, SessionError
+from clearline.errors import SessionError
 from clearline.generate.delays import TokenGrid, effective_delays
 from clearline.generate.generator import LMFrame, checked_force, softmax
 from clearline.generate.persona import Prompt
@@ -73,13 +74,8 @@ class LaneSession:
 
     def step(self, pcm: np.ndarray, force_text: int | None = None, force_audio: Sequence[int] | np.ndarray | None = None) -> Frame:
         """One frame of the user, as `Session.step`; waits for the batch it goes with."""
-        pcm = np.asarray(pcm)
         text, audio = checked_force(self._lanes.cfg, force_text, force_audio)
-        if pcm.shape != (self._lanes.frame_size,):
-            raise SessionError(f"a frame is {self._lanes.frame_size} samples, got an array of shape {list(pcm.shape)}")
-        if not np.isfinite(pcm).all():
-            raise AudioError("the frame contains NaN or infinite samples")
-        return self._wait(pcm, text, audio)
+        return self._wait(checked_frame(pcm, self._lanes.frame_size), text, audio)
 
     def end_input(self) -> Frame:
         """One frame that says the user's input is over, as `Session.end_input`."""

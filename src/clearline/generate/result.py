@@ -31,11 +31,12 @@ class Result:
     codes_out: np.ndarray
     facts: dict[str, Any]
     seconds: float
+    frame_seconds: float = 0.08
 
     @property
     def audio_seconds(self) -> float:
         """Length of what was heard, silence included."""
-        return float(self.codes_in.shape[1]) * 0.08
+        return float(self.codes_in.shape[1]) * self.frame_seconds
 
     @property
     def ended(self) -> bool:
@@ -78,6 +79,7 @@ def collect(
         codes_out=np.stack(codes_out, 1) if codes_out else np.zeros((cfg.dep_q, 0), np.int64),
         facts=facts,
         seconds=seconds,
+        frame_seconds=size / rate,
     )
 
 

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from clearline.app import Model, load
-from clearline.backends.choose import AUTO, KINDS, backend_module, get_backend, specified
+from clearline.backends.choose import KINDS, backend_module, get_backend, open_backend
 from clearline.backends.selftest import self_test
-from clearline.backends.wanted import Device
+from clearline.backends.wanted import Device, Wanted
 from clearline.errors import ClearlineError, ConfigError
 from clearline.generate import Frame
 from clearline.lab.compare.choice import Choice, choice_at
@@ -87,7 +87,8 @@ class BackendRun:
     """One backend's run of the recording, beside the first one's.
 
     equal_frames: how many frames have the same tokens (all `frames` of them: identical); boundary: what differs first;
-    choice: the two tokens there, with the margins by which each side chose its own (None where no logits decide).
+    choice: the two tokens there, with the margins by which each side chose its own (None where no logits decide); hashes: of the
+    model's weights and configuration.
     """
 
     name: str
@@ -99,6 +100,7 @@ class BackendRun:
     boundary: str | None = None
     choice: Choice | None = None
     logit_error: float = float("nan")
+    hashes: dict[str, str] = field(default_factory=dict)
 
     @property
     def identical(self) -> bool:
@@ -115,9 +117,7 @@ def compare_backends(names: Sequence[str], live: Live, on_frame: Callable[[str, 
     if len(names) < 2:
         raise ConfigError(f"--backends takes two or more names, divided by commas; known: {', '.join(KINDS)}")
     for name in names:  # before the first one spends its time
-        kind, _ = specified(name)
-        if kind != AUTO:
-            backend_module(kind)
+        open_backend(name, Wanted())
     runs: list[BackendRun] = []
     first: Trace | None = None
     for name in names:
@@ -140,7 +140,9 @@ def _run(name: str, live: Live, on_frame: Callable[[str, int, int | None], None]
     model.run(pcm.reshape(-1), model.mimi.sample_rate, live.settings, tail=0, recorder=recorder, on_frame=count)
     frame_ms = float(np.median(np.diff(times))) * 1e3 if len(times) > 1 else float("nan")
     trace = recorder.trace()
-    return trace, BackendRun(name, model.backend.device, model.backend.dtype, trace.steps, frame_ms, trace.steps)
+    return trace, BackendRun(
+        name, model.backend.device, model.backend.dtype, trace.steps, frame_ms, trace.steps, hashes=model.checkpoint.hashes()
+    )
 
 
 def _against(first: Trace, other: Trace, run: BackendRun) -> BackendRun:

@@ -17,6 +17,7 @@ from clearline.app import code_version, model_folder
 from clearline.audio import Recording, to_mono, wav_bytes, write_atomically
 from clearline.errors import ClearlineError
 from clearline.lab.doctor import Check, Diagnosis, Evidence, examine
+from clearline.lab.finite import finite
 from clearline.lab.scrub import scrubbed, scrubbed_facts
 from clearline.lab.shorten import shortest
 from clearline.trace import Trace, write_trace
@@ -255,7 +256,7 @@ def _wav(recording: Recording) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, default=str).replace("NaN", "null") + "\n").encode()
+    return (json.dumps(finite(value), indent=2, default=str, allow_nan=False) + "\n").encode()
 
 
 def _cell(text: str) -> str:

@@ -38,7 +38,11 @@ def open_conversation(first: Path, second: Path | None = None, model: str | None
     """
     if not first.is_file():
         raise ClearlineError(f"{first} does not exist or is not a file")
-    if second is None and first.read_bytes()[: len(MAGIC)] == MAGIC:
+    with first.open("rb") as file:
+        traced = file.read(len(MAGIC)) == MAGIC
+    if traced:
+        if second is not None or swap:
+            raise ClearlineError(f"{first} is a trace: it has both sides, and says which is which; give nothing beside it")
         return _from_trace(open_source(str(first)), model)
     if second is None:
         recording = read_audio(first)

@@ -9,12 +9,12 @@ import numpy as np
 
 from clearline.app import Model, load, load_codec
 from clearline.audio import read_audio, to_mono
-from clearline.backends import BACKENDS
+from clearline.backends import BACKENDS, Wanted, open_backend, specified
 from clearline.checkpoint.safetensors import file_hash
 from clearline.config import GenerationConfig, preset
 from clearline.errors import ClearlineError
 from clearline.lab.adapters import PEERS, Peer, peer_layers, run_peer
-from clearline.lab.source import open_source
+from clearline.lab.source import open_source, source_path
 from clearline.trace import LOGITS, PCM, TOKENS, MemoryRecorder, Trace
 
 # 20 s: enough to pass a context of 250 codec frames, little enough to keep a 7B's logits in memory.
@@ -23,12 +23,14 @@ FRAMES = 250
 
 @dataclass(frozen=True)
 class Live:
-    """What a run made now needs: the recording, the model's folder, settings (None: the model's own), how many frames."""
+    """What a run made now needs: the recording, the model's folder, settings (None: the model's own), how many frames.
+    on_step is told what is going on, in words."""
 
     input: Path
     model: str = "nano"
     settings: GenerationConfig | None = None
     frames: int = FRAMES
+    on_step: Callable[[str], None] = lambda what: None
 
 
 @dataclass(frozen=True)
@@ -50,27 +52,45 @@ def is_live(name: str) -> bool:
     return name.startswith(("run:", "peer:"))
 
 
-def open_side(name: str, live: Live | None) -> Side:
-    """A side by its name: a file, or one of the above with something to run them on. Raises ClearlineError."""
+def check_side(name: str, live: Live | None) -> None:
+    """Raise ClearlineError for a side that cannot be had: looked at before the other one takes its time."""
     if not is_live(name):
-        return Side(name, open_source(name))
+        if not source_path(name)[0].is_file():
+            raise ClearlineError(f"{name} does not exist or is not a file")
+        return
     if live is None:
         raise ClearlineError(f"{name} is to be run now: give a recording with --input")
     kind, _, rest = name.partition(":")
     if kind == "peer":
         if rest not in PEERS:
             raise ClearlineError(f"there is no peer {rest!r}; known: {', '.join(PEERS)}")
+    elif rest != "codec":
+        backend, _, named = rest.partition("@")
+        if specified(backend)[0] not in BACKENDS:
+            raise ClearlineError(f"there is no backend {backend!r}; known: {', '.join(BACKENDS)}")
+        open_backend(backend, Wanted())
+        if named:
+            preset(named)
+
+
+def open_side(name: str, live: Live | None) -> Side:
+    """A side by its name: a file, or one of the above with something to run them on. Raises ClearlineError."""
+    check_side(name, live)
+    if live is None or not is_live(name):
+        return Side(name, open_source(name))
+    kind, _, rest = name.partition(":")
+    live.on_step(name)
+    if kind == "peer":
         peer = PEERS[rest]
         look = partial(look_into_peer, peer, live) if peer.has_layers else None
         return Side(name, replace_name(run_peer_on(peer, live), name), look=look)
     if rest == "codec":
         return Side(name, replace_name(run_codec(live), name))
     backend, _, named = rest.partition("@")
-    if backend not in BACKENDS:
-        raise ClearlineError(f"there is no backend {backend!r}; known: {', '.join(BACKENDS)}")
     chosen = preset(named) if named else live.settings
     model = load(live.model, backend=backend)
-    return Side(name, replace_name(run_now(model, live, chosen), name), model)
+    told = replace(live, on_step=lambda frame: live.on_step(f"{name}, {frame}"))
+    return Side(name, replace_name(run_now(model, told, chosen), name), model)
 
 
 def run_now(model: Model, live: Live, settings: GenerationConfig | None) -> Trace:
@@ -78,7 +98,10 @@ def run_now(model: Model, live: Live, settings: GenerationConfig | None) -> Trac
     recorder = MemoryRecorder(TOKENS | LOGITS | PCM)
     pcm = frames_of(live, model.mimi.sample_rate, model.mimi.frame_size).reshape(-1)
     config = model.generation(settings)
-    model.run(pcm, model.mimi.sample_rate, config, tail=0, recorder=recorder, input_hash=file_hash(live.input))
+    model.run(
+        pcm, model.mimi.sample_rate, config, tail=0, recorder=recorder, input_hash=file_hash(live.input),
+        on_frame=lambda frame, number, total: live.on_step(f"frame {number + 1} of {total}"),
+    )  # fmt: skip
     return recorder.trace()
 
 

@@ -31,7 +31,7 @@ def read_log(path: Path, text: str, number: int | None = None) -> Trace:
     """The trace in a log's text. A log that holds several runs (step numbers begin again) needs the run's number, from 1."""
     runs = _runs(text)
     if not runs:
-        raise ClearlineError(f"{path} holds no line like 'MOSHI_DEBUG: Step 0 audio tokens: [1049, 12, ...]'")
+        raise ClearlineError(f"{path} is no trace, and holds no line like 'MOSHI_DEBUG: Step 0 audio tokens: [1049, 12, ...]'")
     if number is None and len(runs) > 1:
         raise ClearlineError(f"{path} holds {len(runs)} runs; name one of {path}#1 .. {path}#{len(runs)}")
     if number is not None and not 1 <= number <= len(runs):

@@ -13,16 +13,21 @@ _PLAIN = (".npy", ".safetensors", ".json")
 SOUND = (".wav", ".wave", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".caf")
 
 
+def source_path(name: str) -> tuple[Path, int | None]:
+    """The file that a source's name means, and which run of it: `LOG#2` is the second one of LOG."""
+    path = Path(name)
+    stem, _, tail = name.rpartition("#")
+    if not path.exists() and tail.isdigit() and Path(stem).is_file():
+        return Path(stem), int(tail)
+    return path, None
+
+
 def open_source(name: str) -> Trace:
     """A file as a trace, by its content or suffix; `LOG#2` is the second run of a log.
 
     Raises ClearlineError when it is missing or nothing of the kind.
     """
-    path, number = Path(name), None
-    if not path.exists() and "#" in name:
-        stem, _, tail = name.rpartition("#")
-        if tail.isdigit() and Path(stem).exists():
-            path, number = Path(stem), int(tail)
+    path, number = source_path(name)
     if not path.is_file():
         raise ClearlineError(f"{name} does not exist or is not a file")
     with path.open("rb") as file:

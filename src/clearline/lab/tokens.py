@@ -13,6 +13,8 @@ from clearline.lab.rhythm import Coupling, Rhythm, coupling, rhythm
 from clearline.lab.streams import Loop, Stream, entropy, longest_loop, stream
 from clearline.trace import Trace
 
+# Where audio tokens are looked for, in this order.
+AUDIO = ("codes_out", "audio_tokens", "codes_in")
 # Frames of one token in an acoustic codebook before it is called stuck: 2 s. Speech changes its acoustic codes at nearly
 # every frame; digital silence does not.
 STUCK = 25
@@ -39,11 +41,15 @@ class TokenReport:
 
 def token_report(trace: Trace, boundary: str | None = None, card: int | None = None) -> TokenReport:
     """Look at the audio tokens of `boundary` (codes_out, else audio_tokens, else codes_in) and at the text."""
-    found = boundary or next((name for name in ("codes_out", "audio_tokens", "codes_in") if name in trace.columns), None)
+    if boundary is not None and boundary not in AUDIO:
+        raise ClearlineError(f"{boundary} holds no audio tokens; choose {', '.join(AUDIO)}")
+    if card is not None and card < 1:
+        raise ClearlineError(f"a codebook of {card} tokens was asked for; it has 1 or more")
+    found = boundary or next((name for name in AUDIO if name in trace.columns), None)
     if found is not None and found not in trace.columns:
         raise ClearlineError(f"the trace has no {found}; it has {', '.join(trace.columns) or 'nothing'}")
     if found is None and "text_token" not in trace.columns:
-        raise ClearlineError(f"no tokens to look at: the trace has {', '.join(trace.columns) or 'nothing'}")
+        raise ClearlineError(f"no tokens to look at: there is only {', '.join(trace.columns) or 'nothing'}")
     column = None if found is None else trace.columns[found]
     codes = None if column is None else column[_begin(column) :]
     audio, thirds, loop = [], [], None

@@ -43,4 +43,9 @@ def read_words(path: Path) -> list[Word]:
         rows = [(row["text"], *row["timestamp"]) if isinstance(row, dict) else tuple(row) for row in found]
         return sorted((Word(str(text).strip(), float(start), float(end)) for text, start, end in rows), key=lambda w: w.start)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ClearlineError(f"{path} does not hold words with times: {error}") from error
+        shape = '{"chunks": [{"text": "yes", "timestamp": [0.5, 0.8]}]} or [["yes", 0.5, 0.8]]'
+        raise ClearlineError(f"{path} does not hold words with times, as {shape}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

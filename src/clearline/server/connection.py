@@ -143,7 +143,7 @@ class Connection:
         most = int(self._limits.message_seconds * self._hub.sample_rate)
         if len(heard.pcm) > most:
             seconds = len(heard.pcm) / self._hub.sample_rate
-            raise ProtocolError(f"a message may hold {self._limits.message_seconds:g} seconds of sound; this holds {seconds:.1f}")
+            raise ProtocolError(f"a message may hold {self._limits.message_seconds:g} seconds of sound; this holds {seconds:.2f}")
 
     async def _receive(self) -> Message:
         message = await self._socket.receive()

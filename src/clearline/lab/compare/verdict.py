@@ -1,7 +1,7 @@
 """What two traces have to say to each other: the first divergence, its kind, and the evidence."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,7 +51,8 @@ class Comparison:
     agreement: per boundary of tokens, the share of equal tokens per stream. relations: per boundary of tokens with several
     streams, how B's may be had from A's; `sound` the same of pcm_out. judgements: of the tokens of A and of B, by a model that
     was fed them. forced_error: largest relative difference between a side's own logits and the other's model's along its tokens.
-    layers: where the operations inside a step part, for sides that can be looked into. nearest: of codes_in that differ.
+    layers: where the operations inside a step part, for sides that can be looked into. nearest: of codes_in that differ. facts:
+    what each side says of itself.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class Comparison:
     forced_error: dict[str, dict[str, float]] = field(default_factory=dict)
     layers: list[Layers] = field(default_factory=list)
     nearest: NearestCode | None = None
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
@@ -108,7 +110,9 @@ def compare(a: Trace, b: Trace, tolerance: float) -> Comparison:
     notes = _notes(a, b)
     if kind == "a different computation" and first is not None and first.largest is not None and first.largest <= COARSE:
         notes.append(f"a difference of that size is also what bfloat16 rounds to: if one side computes in it, --tolerance {COARSE}")
-    return Comparison(kind, why, first, choice, found, shares, relations, sound, other, notes)
+    return Comparison(
+        kind, why, first, choice, found, shares, relations, sound, other, notes, facts={"A": dict(a.facts), "B": dict(b.facts)}
+    )
 
 
 def _classify(

@@ -12,6 +12,8 @@ import numpy as np
 
 from clearline.app import Model, load
 from clearline.audio import Recording, read_audio, wav_bytes
+from clearline.checkpoint.setups import named_setup
+from clearline.config.programs import PROGRAMS, program
 from clearline.errors import CheckpointError, ClearlineError, ConfigError
 from clearline.lab.doctor.evidence import Evidence
 from clearline.lab.source import open_source
@@ -29,6 +31,8 @@ def gather(
 ) -> Evidence:  # fmt: skip
     """Read everything that was given. Without a trace, the model is run on the recording, where there is one, and that run is
     the evidence. Raises ClearlineError for a file that is not what it should be."""
+    if setup is not None:
+        _check_setup(setup)
     heard = None if wav is None else read_audio(wav, 3600)
     said = None if input is None else read_audio(input, 3600)
     found = None if trace is None else open_source(trace)
@@ -55,6 +59,14 @@ def gather(
             on_step("running")
             return run_now(replace(evidence, input=speech, input_hash=_hash(input or wav)), heard if said is None else None)
     return evidence
+
+
+def _check_setup(setup: str) -> None:
+    """A configuration that cannot be read is no evidence: a mistyped name must not end in "all is well"."""
+    if not setup.startswith("@"):
+        named_setup(setup)
+    elif program(setup[1:]) is None:
+        raise ConfigError(f"there is no program {setup[1:]!r}; known: {', '.join(PROGRAMS)}")
 
 
 def run_now(evidence: Evidence, recording: Recording | None) -> Evidence:
