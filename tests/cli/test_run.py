@@ -177,6 +177,7 @@ def test_version_and_help(clearline):
         assert answer.code == 0 and "Usage" in answer.out
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no /dev/stdout")
 def test_the_reply_may_go_to_standard_output_and_nothing_else_goes_there(hello, tmp_path):
     arguments = ("run", hello, "-m", MODEL, "--tail", "0", "--seed", "3")
     command = [sys.executable, "-m", "clearline", *map(str, arguments)]
@@ -189,3 +190,12 @@ def test_a_dash_is_no_file(clearline, hello, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = clearline("run", hello, "-m", MODEL, "-o", "-")
     assert answer.code == 2 and "/dev/stdout" in answer.err and not (tmp_path / "-").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another kind of pipe")
+def test_a_reader_that_goes_away_is_no_finding():
+    """`clearline compare A B | head` must not end like a comparison that found a difference."""
+    with subprocess.Popen([sys.executable, "-m", "clearline", "presets"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 0

@@ -23,8 +23,7 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:  # which typer makes of Ctrl-C, without a word
             print("interrupted", file=sys.stderr)
+        if isinstance(stop.__context__, BrokenPipeError):
+            # The reader of our output went away (`clearline ... | head`): not an error of ours, and no finding either.
+            sys.exit(0)
         raise
-    except BrokenPipeError:
-        # The reader of our output went away (`clearline ... | head`): not an error of ours.
-        sys.stderr.close()
-        sys.exit(0)
