@@ -195,7 +195,8 @@ def test_a_dash_is_no_file(clearline, hello, tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="another kind of pipe")
 def test_a_reader_that_goes_away_is_no_finding():
     """`clearline compare A B | head` must not end like a comparison that found a difference."""
-    with subprocess.Popen([sys.executable, "-m", "clearline", "presets"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    program = [sys.executable, "-m", "clearline", "presets"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 0
