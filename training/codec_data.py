@@ -63,7 +63,8 @@ class Data:
                 noisy = aug.colour(noisy, self.rng) if self.rng.random() < 0.8 else noisy
                 noisy = aug.add_noise(noisy, np.sqrt(np.mean(part**2)), self.rng, voices=self.babble)
             noisy = aug.level(aug.random_level(self.rng) if not easy else -4, noisy)
-            noisies.append(noisy), cleans.append(clean * (0.6 / (np.abs(w).max() + 1e-9)))
+            noisies.append(noisy)
+            cleans.append(clean * (0.6 / (np.abs(w).max() + 1e-9)))
         return (*(torch.tensor(np.stack(x), dtype=torch.float32)[:, None] for x in (noisies, cleans)), torch.tensor(labels))
 
     def babble(self, rng):

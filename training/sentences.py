@@ -172,7 +172,8 @@ def other(split):
     near = [(t.format(w), True) for t, ws in NEAR.items() for w in ws.split("|")]
     plain = [(t, False) for t in PLAIN]
     grammar = [(" ".join(x).strip(), False) for x in itertools.product(_SUBJECT, _VERB, _OBJECT, _END)]
-    rng.shuffle(near), rng.shuffle(plain), rng.shuffle(grammar)
+    for some in (near, plain, grammar):
+        rng.shuffle(some)
     near = [x for x in near if x[0].lower() not in known]
     if split == "heldout":
         return near[:16] + plain[:14] + grammar[:10]

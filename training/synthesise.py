@@ -232,7 +232,8 @@ def main():
             if len(wav) < RATE // 5:
                 continue
             pcm = np.int16(wav * (29000 / np.abs(wav).max()))
-            audio.write(pcm.tobytes()), audio.flush()
+            audio.write(pcm.tobytes())
+            audio.flush()
             line = {"text": text, "exchange": exchange, "engine": a.engine, "voice": voice, "start": offset, "length": len(pcm)}
             if hasattr(engine, "aligned"):
                 line["aligned"] = [[p, round(t - cut, 3)] for p, t in engine.aligned]

@@ -41,7 +41,8 @@ def arguments():
 
 def main():
     a = arguments()
-    torch.manual_seed(0), random.seed(0)
+    torch.manual_seed(0)
+    random.seed(0)
     torch.set_num_threads(1)
     join()
     rng = np.random.default_rng(rank())
@@ -59,7 +60,8 @@ def main():
     torch.manual_seed(rank())  # the models are alike, what they see is not
 
     def keep():
-        train.reload(), held.reload()
+        train.reload()
+        held.reload()
         if not rank():
             save(a.out, lm, losses, ears, opt, loop.spent)
 
@@ -67,7 +69,8 @@ def main():
     for done in loop:
         for g in opt.param_groups:
             g["lr"] = a.rate * min(1, (loop.step + 1) / (20 if spent else 150)) * cosine(done, 0.02)
-        lm.train(), ears.listen()
+        lm.train()
+        ears.listen()
         found = losses(lm, *train.batch(a.batch, rng), 1 - done, speak=done < a.speak or loop.step % 4 == 0)
         phonetic = 0.3 * (1 - done) + 0.03
         weights = {"text": 10, "intent": 0.5, "cb0": 0.25, "cb": 0.12, "ctc": 0.5 * phonetic, "ce": 2 * phonetic}
@@ -79,7 +82,8 @@ def main():
         loop.note(**found)
         if not rank() and loop.spent - tested > 60 * TESTED and done > 0.08:
             tested = loop.spent
-            lm.eval(), ears.listen()
+            lm.eval()
+            ears.listen()
             shares = " ".join(f"{name} {right(lm, s):.2f}" for name, s in (("train", train), ("heldout", held)) if s.seen)
             print(f"sessions right: {shares}", flush=True)
 
@@ -95,7 +99,8 @@ def restore(a, lm, losses, ears, opt):
     d = torch.load(WORK / f"{a.out}.pt")
     vectors = ears.vectors.clone()  # of this codec, maybe a newer one
     ears.load_state_dict(d["ears"])
-    lm.load_state_dict(ears.fold(d["lm"], -1)), losses.load_state_dict(d["losses"])
+    lm.load_state_dict(ears.fold(d["lm"], -1))
+    losses.load_state_dict(d["losses"])
     ears.vectors.copy_(vectors)
     if a.again:
         return 0

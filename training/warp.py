@@ -56,8 +56,10 @@ def main():
             it = corpus.items[i]
             line = {k: it[k] for k in ("text", "exchange", "voice", "aligned") if k in it}
             line |= {"engine": "warped", "voice": it["engine"] + " " + it["voice"], "start": offset, "length": len(pcm)}
-            audio.write(pcm.tobytes()), audio.flush()
-            index.write(json.dumps(line) + "\n"), index.flush()
+            audio.write(pcm.tobytes())
+            audio.flush()
+            index.write(json.dumps(line) + "\n")
+            index.flush()
             offset += len(pcm)
 
 
