@@ -21,8 +21,7 @@ from clearline.server.protocols import PcmProtocol
 from clearline.server.settings import kyutai_settings
 from clearline.server.settings import settings as pcm_settings
 
-# A machine that is busy is slow, and that is no finding.
-unhurried = settings(deadline=None, max_examples=60)
+sixty = settings(max_examples=60)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -38,7 +37,7 @@ def test_damaged_messages(name):
 
 
 @pytest.mark.parametrize("name", REAL)
-@unhurried
+@sixty
 @given(messages=st.lists(st.binary(max_size=400) | st.text(max_size=100) | ANY_JSON.map(json.dumps), max_size=6))
 def test_any_messages_at_all(name, messages):
     protocol = REAL[name][0]()
@@ -48,7 +47,7 @@ def test_any_messages_at_all(name, messages):
 
 
 @pytest.mark.parametrize("field", ["type", "event", "audio", "session", "start", "media", "mark"])
-@unhurried
+@sixty
 @given(value=ANY_JSON)
 def test_any_value_in_a_known_place(field, value):
     for name in ("pcm", "openai", "twilio"):
@@ -63,7 +62,7 @@ def test_any_value_in_a_known_place(field, value):
                 protocol.parse(json.dumps(frame | {field: value}))
 
 
-@unhurried
+@sixty
 @given(st.dictionaries(st.text() | st.sampled_from(["seed", "top_k", "temperature", "preset"]), st.text()))
 def test_any_query_is_settings_or_a_refusal(query):
     for read in (pcm_settings, kyutai_settings):

@@ -79,7 +79,7 @@ def test_a_huge_header_is_not_parsed(tmp_path):
     assert time.perf_counter() - started < 0.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(data, tmp_path_factory):
     """No exception but ours, whatever the file holds."""
@@ -90,7 +90,7 @@ def test_any_bytes_are_read_or_refused(data, tmp_path_factory):
             open_tensors(path)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4),
     suffix=st.sampled_from(["safetensors", "gguf"]),

@@ -78,7 +78,7 @@ def check_wrong_contents(case: str, data, factory) -> None:
 
 
 @pytest.mark.parametrize("case", FORMATS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_wrong_contents(case, data, tmp_path_factory):
     check_wrong_contents(case, data, tmp_path_factory)
@@ -86,7 +86,7 @@ def test_wrong_contents(case, data, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FORMATS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_wrong_contents_at_length(case, data, tmp_path_factory):
     check_wrong_contents(case, data, tmp_path_factory)

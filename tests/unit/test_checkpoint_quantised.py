@@ -18,7 +18,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, rows=st.integers(1, 3), blocks=st.integers(1, 3))
 def test_gguf_blocks(kind, seed, rows, blocks):
     """Any bytes with finite scales mean what the gguf package says they mean."""
@@ -37,7 +37,7 @@ def test_gguf_blocks(kind, seed, rows, blocks):
     np.testing.assert_allclose(found.dense(np.float64), expected, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=SEEDS, bits=st.sampled_from([4, 8]), rows=st.integers(1, 5), groups=st.integers(1, 4), group=st.sampled_from([16, 32, 64])
 )
@@ -49,7 +49,7 @@ def test_codes_survive_packing(seed, bits, rows, groups, group):
     np.testing.assert_array_equal(weight.rows(1, 3).codes(), codes[1:3])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS, bits=st.sampled_from([4, 8]), scale=st.floats(1e-6, 1e6))
 def test_rounding_errs_by_at_most_half_a_step(seed, bits, scale):
     """Half a step of the group's own scale; at 4 bits one full step at the end of the range that has no code."""
@@ -60,7 +60,7 @@ def test_rounding_errs_by_at_most_half_a_step(seed, bits, scale):
     assert (error <= step * (1.001 if bits == 4 else 0.501)).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, bits=st.sampled_from([4, 8]), group=st.sampled_from([32, 64]), biased=st.booleans())
 def test_mlx_files_mean_code_times_scale_plus_bias(seed, bits, group, biased, tmp_path_factory):
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ def draw(kind: str, seed: int, scale: float = 1, shape: tuple[int, int] = (6, 96
     return (DRAWS[kind](np.random.default_rng(seed), shape) * scale).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(list(DRAWS)), st.integers(0, 2**32 - 1), st.floats(-30, 30).map(lambda x: 10.0**x))
 def test_scales_and_offsets_are_exact_in_bfloat16(kind, seed, scale):
     """And an offset is a whole number of steps: the same numbers wherever the codes go."""
