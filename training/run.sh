@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes nano from nothing on two cores: voices (about an hour), then training (meant to take under three hours), the folder, and
+# Makes nano from nothing on two cores: voices (about an hour), then training (two hours and forty minutes), the folder, and
 # its measurement. Usage: sh run.sh [VENV] [WORK] [OUT]     after setup.sh; `sh run.sh` again begins again
 set -e
 cd "$(dirname "$0")"
@@ -46,7 +46,7 @@ $P build_sessions.py "$NANO_WORK/sessions2" --seed 2 --count 9000; wait
 say language model
 $T train_lm.py --minutes 58 --batch 24 --dropout .05  # -> lm.pt
 say decoder
-$T train_codec.py polish --minutes 10 --resume --rate 1e-3      # -> codec.pt
+$T train_codec.py polish --minutes 20 --resume --rate 1e-3      # -> codec.pt
 
 say measurement
 $P export.py "$OUT" --mimi "$NANO_WORK/codec.pt" --lm "$NANO_WORK/lm.pt"
