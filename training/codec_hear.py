@@ -9,8 +9,7 @@ from codec_data import Data, Users
 from codec_model import Phonemes, decode, encode, load, quantise, save, spectral, waveform
 from common import FRAME
 from loop import Loop, cosine
-from together import mean_gradients
-from torch import nn
+from together import descend
 
 
 def hear(mimi, minutes, rate):
@@ -58,9 +57,5 @@ def hear(mimi, minutes, rate):
             sound = spectral(y, x)
             loss = loss + sound + 0.2 * waveform(x, y)
             loop.note(reply=sound)
-        opt.zero_grad()
-        loss.backward()
-        mean_gradients(params)
-        nn.utils.clip_grad_norm_(params, 2.0)
-        opt.step()
+        descend(opt, loss, params, 2.0)
         loop.note(ce0=ce0, ce=ce, commit=commit, held=held)

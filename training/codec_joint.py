@@ -5,8 +5,7 @@ from codec_data import Data
 from codec_model import Phonemes, decode, encode, initialise, quantise, save, spectral
 from common import FRAME
 from loop import Loop, cosine
-from together import mean_gradients
-from torch import nn
+from together import descend
 
 QUANTISED_FROM = 0.25  # of the time
 
@@ -56,9 +55,5 @@ def joint(mimi, minutes, rate=1e-3):
         reply, user = spectral(y.float(), x), spectral(yu.float(), clean[:3, :, at * FRAME : (at + 9) * FRAME])
         ce0, ce = heads.loss("code", cb0[3:], labels), heads.loss("latent", z[3:], labels)
         loss = reply + 0.3 * user + ce0 + 0.8 * ce + 0.25 * commit
-        opt.zero_grad()
-        loss.backward()
-        mean_gradients(params)
-        norm = nn.utils.clip_grad_norm_(params, 2.0)
-        opt.step()
+        norm = descend(opt, loss, params, 2.0)
         loop.note(reply=reply, user=user, ce0=ce0, ce=ce, commit=commit, grad=norm)

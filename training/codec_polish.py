@@ -7,8 +7,7 @@ from codec_data import Data
 from codec_model import decode, load, save, spectral, waveform
 from common import FRAME, LEAD
 from loop import Loop, cosine
-from together import mean_gradients
-from torch import nn
+from together import descend
 
 BEFORE = 34  # silent frames before a reply
 # The first frames of a crop lack their past: four layers of 16 frames reach far.
@@ -53,8 +52,4 @@ def polish(mimi, minutes, rate, resume):
             mel = spectral(y, x)
             loss = wave + 0.5 * mel
             loop.note(mel=mel)
-        opt.zero_grad()
-        loss.backward()
-        mean_gradients(params)
-        nn.utils.clip_grad_norm_(params, 1.0)
-        opt.step()
+        descend(opt, loss, params, 1.0)

@@ -33,3 +33,13 @@ def mean_gradients(params):
     dist.all_reduce(flat)
     for g, part in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))
+
+
+def descend(opt, loss, params, longest):
+    """One step on the mean gradient of all processes, cut to the length `longest`; returns its length before that."""
+    opt.zero_grad()
+    loss.backward()
+    mean_gradients(params)
+    norm = torch.nn.utils.clip_grad_norm_(params, longest)
+    opt.step()
+    return norm

@@ -16,8 +16,7 @@ from common import WORK, build_lm
 from lm_data import Sessions
 from lm_model import Ears, Losses
 from loop import Loop, cosine
-from together import join, mean_gradients, rank
-from torch import nn
+from together import descend, join, rank
 from validate import right
 
 TESTED = 7  # minutes between two looks at held-out sessions
@@ -74,11 +73,7 @@ def main():
         found = losses(lm, *train.batch(a.batch, rng), 1 - done, speak=done < a.speak or loop.step % 4 == 0)
         phonetic = 0.3 * (1 - done) + 0.03
         weights = {"text": 10, "intent": 0.5, "cb0": 0.25, "cb": 0.12, "ctc": 0.5 * phonetic, "ce": 2 * phonetic}
-        opt.zero_grad()
-        sum(weights[name] * loss for name, loss in found.items()).backward()
-        mean_gradients(params)
-        nn.utils.clip_grad_norm_(params, 1.0)
-        opt.step()
+        descend(opt, sum(weights[name] * loss for name, loss in found.items()), params, 1.0)
         loop.note(**found)
         if not rank() and loop.spent - tested > 60 * TESTED and done > 0.08:
             tested = loop.spent

@@ -110,13 +110,9 @@ class Checkpoint:
         """sha256 of the LM's weights, of the codec's, and of everything the configuration files say."""
         if not self._hashes:
             self._hashes["weights"] = _hash(shards(self.lm_path))
-            self._hashes["codec_weights"] = self.codec_hash()
+            self._hashes["codec_weights"] = _hash(shards(self.mimi_path))
             self._hashes["config"] = hashlib.sha256(repr((self.config, self.mimi_config)).encode()).hexdigest()
         return dict(self._hashes)
-
-    def codec_hash(self) -> str:
-        """sha256 of the codec's weights alone: those of a large language model take a while."""
-        return _hash(shards(self.mimi_path))
 
 
 def open_checkpoint(folder: Path, lm_only: bool = False) -> Checkpoint:
