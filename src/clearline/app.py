@@ -254,6 +254,7 @@ class Model:
             "dtype": self.backend.dtype,
             "quantize": self.quantize,
             "cache": self.cache or self.backend.dtype,
+            "kernels": getattr(self.backend, "kernels", None),
             "version": code_version(),
         }
 

@@ -6,14 +6,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from onnx import TensorProto
 
-from clearline.backends.onnx_graph import Edge, GraphOps
+from clearline.backends.native import MOST_DIM, SCALED
+from clearline.backends.onnx_graph import Edge, GraphOps, Slice
 from clearline.errors import BackendError
 
 
 class RingEdges(NamedTuple):
     """A ring inside the graph: its whole arrays as inputs, spare rows included; their length is known when the step runs.
 
-    `scales`: of an int8 ring, what one step of its keys' and its values' channels [heads * D] is worth.
+    `scales`: of an int8 ring, what one step of its keys and of its values is worth, [B, heads, slots, D / 32].
     """
 
     k: Edge
@@ -32,15 +33,13 @@ class RowEdges(NamedTuple):
 
 
 class InPlaceEdges(NamedTuple):
-    """The ring's own arrays with the new rows written into their spare ones, for the runner to settle.
+    """The new rows are in the ring's spare ones when the step is done, for the runner to settle at `position`.
 
-    `written`: of an int8 ring, the new rows before rounding, keys and values [B, T, heads * D].
+    `arrays`: the ring's own, where the operation that writes them has them as outputs.
     """
 
-    k: Edge
-    v: Edge
     position: Edge
-    written: tuple[Edge, Edge] | None = None
+    arrays: tuple[Edge, Edge] | None = None
 
 
 class AttentionOps(GraphOps):
@@ -101,13 +100,41 @@ class AttentionOps(GraphOps):
         batch, rows = q.shape[:2]
         # What leaves the window leaves it with the step as a whole: then every row of the ring is visible to every
         # query, in any order, and the fused operation applies.
-        # (It wants head dimensions in eights.)
         whole = rows == window_rows == ring.rows and context - rows == ring.capacity
-        if batch == 1 and whole and q.shape[3] % 8 == 0:
-            return self._grouped_query_attention(q, k, v, ring, position)
+        dim = q.shape[3]
+        if (
+            batch == 1
+            and whole
+            and "Attend" in self.native
+            and dim <= MOST_DIM
+            and dim % (16 if ring.scales is None else SCALED) == 0
+        ):
+            return self._attend(q, k, v, ring, position)
         if ring.scales is not None:
-            raise BackendError(f"an int8 cache needs one session at a time and head dimensions in eights, not {q.shape[3]}")
+            raise BackendError(f"an int8 cache needs one session at a time and head dimensions in multiples of {SCALED}, not {dim}")
+        if batch == 1 and whole and dim % 8 == 0:
+            return self._grouped_query_attention(q, k, v, ring, position)
         return self._masked_attention(q, k, v, ring, position, context, window_rows)
+
+    def _attend(self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge) -> tuple[Edge, InPlaceEdges]:
+        """Clearline's own node: writes the new rows behind the min(position, capacity) past ones, and attends to all of them."""
+        _, rows, heads, dim = q.shape
+        places = [self._heads_of(x) for x in (q, k, v)]
+        y = self.emit(
+            "Attend", [*(edge for edge, _ in places), ring.k, ring.v, position, *(ring.scales or ())], q.shape, domain="clearline",
+            at=[number for _, place in places for number in place], rows=rows, heads=heads, kv_heads=k.shape[2], dim=dim,
+            capacity=ring.capacity,
+        )  # fmt: skip
+        return y, InPlaceEdges(position)
+
+    def _heads_of(self, x: Edge) -> tuple[Edge, tuple[int, int]]:
+        """Where heads [1, T, H, D] lie side by side: an edge, their start in it, and from row to row of it how far."""
+        source = self._reshaped.get(x.name, x)
+        made = self.origin.get(source.name)
+        if isinstance(made, Slice) and made.axis >= 2:
+            inner = math.prod(made.source.shape[made.axis + 1 :])
+            return made.source, (made.start * inner, math.prod(made.source.shape[2:]))
+        return source, (0, x.shape[2] * x.shape[3])
 
     def _grouped_query_attention(self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge) -> tuple[Edge, InPlaceEdges]:
         """One node: writes the new rows behind the min(position, capacity) past ones, and attends to all of them."""
@@ -120,13 +147,9 @@ class AttentionOps(GraphOps):
         flat = [self.reshape(x, (1, rows, x.shape[2] * dim)) for x in (q, k, v)]
         inputs: list[Edge | None] = [*flat, ring.k, ring.v, *self._memo[key]]
         attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": k.shape[2]}
-        if ring.scales is not None:
-            inputs += [None] * 5 + list(ring.scales)
-            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         shapes = [(1, rows, heads * dim), ring.k.shape, ring.v.shape]
         y, new_k, new_v = self.emit_many("GroupQueryAttention", inputs, shapes, **attributes)
-        written = None if ring.scales is None else (flat[1], flat[2])
-        return self.reshape(y, q.shape), InPlaceEdges(new_k, new_v, position, written)
+        return self.reshape(y, q.shape), InPlaceEdges(position, (new_k, new_v))
 
     def _visible(self, ring: RingEdges, position: Edge, rows: int, context: int, window_rows: int) -> tuple[Edge, Edge]:
         """Which slots of the ring, and which new rows, each query sees: [B, 1, rows, slots] and [B, 1, rows, rows]."""

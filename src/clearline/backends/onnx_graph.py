@@ -31,21 +31,37 @@ class Edge:
     def _binary(self, op: str, other: "Edge | int") -> "Edge":
         if isinstance(other, int):
             other = self.ops.constant(np.array(other, np.int64 if self.ids else np.float32))
-        shape = np.broadcast_shapes(self.shape, other.shape)
-        return self.ops.emit(op, [self, other], shape, ids=self.ids)
+        return self.ops.combine(op, self, other)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """An edge that is a part of `source` along one axis, counted from the first."""
+
+    source: Edge
+    axis: int
+    start: int
+    stop: int
 
 
 @dataclass
 class GraphOps:
     """What every operation is made with; those on shapes themselves, see `clearline.ops.Ops`."""
 
+    native: frozenset[str] = frozenset()  # Clearline's own operations that can be had
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     weights: dict[str, tuple[Weight, Layout]] = field(default_factory=dict)
     _memo: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     _reshaped: dict[str, Edge] = field(default_factory=dict)  # a reshape of a reshape reads the original
 
+    origin: dict[str, object] = field(default_factory=dict)  # how an edge was made, for what follows to be fused with it
+
     # -- graph building -------------------------------------------------------------------------
+
+    def combine(self, op: str, a: Edge, b: Edge) -> Edge:
+        """An operation on two edges, element by element."""
+        return self.emit(op, [a, b], np.broadcast_shapes(a.shape, b.shape), ids=a.ids)
 
     def emit(
         self, op: str, inputs: Sequence[Edge | None], shape: Sequence[int], ids: bool = False, domain: str = "", **attributes: Any
@@ -101,7 +117,9 @@ class GraphOps:
         shape = list(x.shape)
         shape[axis] = stop - start
         bounds = [self.constant(np.array([i], np.int64)) for i in (start, stop, axis)]
-        return self.emit("Slice", [x, *bounds], shape, x.ids)
+        y = self.emit("Slice", [x, *bounds], shape, x.ids)
+        self.origin[y.name] = Slice(x, axis % len(x.shape), start, stop)
+        return y
 
     def split(self, x: Edge, sizes: Sequence[int], axis: int) -> list[Edge]:
         bounds = np.cumsum([0, *sizes]).tolist()

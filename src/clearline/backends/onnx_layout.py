@@ -1,20 +1,34 @@
 """How ONNX Runtime's nodes want their weights laid out."""
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
+from clearline.backends.onnx_panels import fill_panels, panel_shape, panel_type
 from clearline.ops import Weight
 from clearline.ops.weight import pack
 
 Layout = Literal[
-    "as stored", "transposed", "vector", "half norm", "codes", "scales", "zeros", "offsets", "taps", "spread", "channelwise"
-]
+    "as stored", "transposed", "vector", "half norm", "codes", "scales", "zeros", "offsets", "taps", "spread", "channelwise",
+    "panel codes", "panel scales", "panel zeros", "panel biases",
+]  # fmt: skip
 
 
-def arrange(weight: Weight, layout: Layout) -> np.ndarray:
-    """The array an initializer of this layout holds, contiguous."""
+def layout_type(weight: Weight, layout: Layout) -> Any:
+    """Element type of the array `arrange` makes."""
+    if layout.startswith("panel"):
+        return panel_type(weight, layout)
+    return np.uint8 if layout in ("codes", "zeros") else np.float32
+
+
+def arrange(weight: Weight, layout: Layout, empty: Callable[[tuple[int, ...], Any], np.ndarray] = np.empty) -> np.ndarray:
+    """The array an initializer of this layout holds, contiguous; `empty(shape, dtype)` makes those of panels."""
+    if layout.startswith("panel"):
+        panels = empty(layout_shape(weight, layout), layout_type(weight, layout))
+        fill_panels(weight, layout, panels)
+        return panels
     if layout == "codes":
         # MatMulNBits wants [out, groups, bytes], two 4-bit codes a byte with the even one low: as Weight holds them.
         return np.ascontiguousarray(weight.data, np.uint8).reshape(layout_shape(weight, layout))
@@ -46,6 +60,8 @@ def arrange(weight: Weight, layout: Layout) -> np.ndarray:
 
 def layout_shape(weight: Weight, layout: Layout) -> tuple[int, ...]:
     """Shape of the array `arrange` makes."""
+    if layout.startswith("panel"):
+        return panel_shape(weight, layout)
     out, *rest = weight.shape
     match layout:
         case "transposed":

@@ -1,16 +1,15 @@
 """The operations as ONNX nodes: the model definition runs once on edges, and each operation emits what computes it."""
 
-from typing import Any
-
 import numpy as np
 
 from clearline.backends.onnx_attention import AttentionOps
 from clearline.backends.onnx_convolution import ConvolutionOps
 from clearline.backends.onnx_graph import Edge
+from clearline.backends.onnx_products import Norm, ProductOps, Silu
 from clearline.ops import Weight
 
 
-class TraceOps(AttentionOps, ConvolutionOps):
+class TraceOps(ProductOps, AttentionOps, ConvolutionOps):
     """See `clearline.ops.Ops` for what each operation means. Here are those that compute element by element or multiply."""
 
     def embed(self, ids: Edge, table: Weight) -> Edge:
@@ -19,33 +18,19 @@ class TraceOps(AttentionOps, ConvolutionOps):
         return self.where_equal(ids, -1, self.constant(np.array(0, np.float32)), rows)
 
     def linear(self, x: Edge, weight: Weight, bias: Weight | None = None) -> Edge:
-        shape = (*x.shape[:-1], weight.shape[0])
         if weight.bits:
-            inputs = [x, self.weight(weight, "codes"), self.weight(weight, "scales")]
-            offset = weight.bias is not None
-            if offset and weight.zero_points() is not None:
-                inputs.append(self.weight(weight, "zeros"))
-                offset = False
-            sizes: dict[str, Any] = {"K": weight.shape[1], "N": weight.shape[0], "bits": weight.bits, "block_size": weight.group}
-            y = self.emit("MatMulNBits", inputs, shape, domain="com.microsoft", accuracy_level=4, **sizes)
-            if offset:
-                y = y + self._offsets(x, weight)
+            y = self.quantised(x, weight)
         else:
-            y = self.emit("MatMul", [x, self.weight(weight, "transposed")], shape)
-        return y if bias is None else self.emit("Add", [y, self.weight(bias)], shape)
-
-    def _offsets(self, x: Edge, weight: Weight) -> Edge:
-        """What groups with any offset add to symmetric ones: the sum of their inputs times a constant, which MatMulNBits lacks."""
-        grouped = (*x.shape[:-1], weight.shape[1] // weight.group, weight.group)
-        last = self.constant(np.array([-1], np.int64))
-        sums = self.emit("ReduceSum", [self.reshape(x, grouped), last], grouped[:-1], keepdims=0)
-        return self.emit("MatMul", [sums, self.weight(weight, "offsets")], (*x.shape[:-1], weight.shape[0]))
+            y = self.emit("MatMul", [x, self.weight(weight, "transposed")], (*x.shape[:-1], weight.shape[0]))
+        return y if bias is None else self.emit("Add", [y, self.weight(bias)], y.shape)
 
     def scale(self, x: Edge, weight: Weight) -> Edge:
         return self.emit("Mul", [x, self.weight(weight, "vector")], x.shape)
 
     def rms_norm(self, x: Edge, gain: Weight, eps: float) -> Edge:
-        return self.emit("SimplifiedLayerNormalization", [x, self.weight(gain, "vector")], x.shape, axis=-1, epsilon=eps)
+        y = self.emit("SimplifiedLayerNormalization", [x, self.weight(gain, "vector")], x.shape, axis=-1, epsilon=eps)
+        self.origin[y.name] = Norm(x, gain, eps)
+        return y
 
     def layer_norm(self, x: Edge, gain: Weight, bias: Weight, eps: float) -> Edge:
         return self.emit("LayerNormalization", [x, self.weight(gain), self.weight(bias)], x.shape, axis=-1, epsilon=eps)
@@ -53,7 +38,9 @@ class TraceOps(AttentionOps, ConvolutionOps):
     def activation(self, x: Edge, name: str, alpha: float = 1.0) -> Edge:
         match name:
             case "silu":
-                return x * self.emit("Sigmoid", [x], x.shape)
+                y = x * self.emit("Sigmoid", [x], x.shape)
+                self.origin[y.name] = Silu(x)
+                return y
             case "elu":
                 return self._elu(x, alpha)
             case "gelu" | "sigmoid" | "tanh" | "relu":

@@ -5,12 +5,14 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from clearline.backends.native import SCALED
 from clearline.backends.onnx_attention import InPlaceEdges, RingEdges, RowEdges
 from clearline.backends.onnx_graph import Edge
-from clearline.backends.onnx_layout import Layout, layout_shape
+from clearline.backends.onnx_layout import Layout, layout_shape, layout_type
 from clearline.backends.onnx_ops import TraceOps
 from clearline.ops import InputSpec, State, StateSpec, StepFunction, Weight, Weights, as_ops
 
@@ -22,11 +24,12 @@ class Graph:
     """What a trace yields: the model, and how its inputs and outputs map to state leaves and weights."""
 
     model: bytes
+    nodes: list[str]  # what it computes, in order
     weights: dict[str, tuple[Weight, Layout]]
     carries: dict[str, str]  # state path -> output name
     rings: dict[str, tuple[str, str, str]]  # state path -> names of the new rows' keys, values and position
-    in_place: dict[str, tuple[str, str, str]]  # state path -> names of the whole arrays, keys and values, and position
-    written: dict[str, tuple[str, str]]  # state path of an int8 ring -> names of its new rows before rounding
+    in_place: dict[str, str]  # state path of a ring that the step itself writes -> name of its position
+    returned: dict[str, tuple[str, str]]  # state path of such a ring whose arrays are outputs -> names of keys and values
     outputs: dict[str, str]
 
 
@@ -36,9 +39,13 @@ def trace(
     state: Iterable[StateSpec],
     inputs: Mapping[str, InputSpec],
     int8_rings: Container[str] = (),
+    native: frozenset[str] = frozenset(),
 ) -> Graph:
-    """Run `step` once on edges and assemble the graph it describes; the rings of these paths hold int8."""
-    ops = TraceOps()
+    """Run `step` once on edges and assemble the graph it describes; the rings of these paths hold int8.
+
+    `native`: Clearline's own operations that can be had (`clearline.backends.native`).
+    """
+    ops = TraceOps(native=native)
     graph_inputs = [_value_info(name, spec.shape, spec.ids) for name, spec in inputs.items()]
     leaves: dict[str, Any] = {}
     for spec in state:
@@ -50,7 +57,8 @@ def trace(
             k, v = (Edge(ops, name, (batch, heads, -1, dim)) for name in names)
             scales = None
             if spec.path in int8_rings:
-                scales = Edge(ops, f"{names[0]}.scale", (heads * dim,)), Edge(ops, f"{names[1]}.scale", (heads * dim,))
+                k_scale, v_scale = (Edge(ops, f"{name}.scale", (batch, heads, -1, dim // SCALED)) for name in names)
+                scales = k_scale, v_scale
                 graph_inputs += [_value_info(scale.name, scale.shape) for scale in scales]
             leaves[spec.path] = RingEdges(k, v, capacity, spec.rows, scales)
         else:
@@ -76,33 +84,23 @@ def trace(
         for path, leaf in view.new.items()
         if isinstance(leaf, RowEdges)
     }
-    # In-place arrays leave the graph as they are: an Identity would copy them.
-    in_place = {
-        path: (leaf.k.name, leaf.v.name, export(leaf.position)) for path, leaf in view.new.items() if isinstance(leaf, InPlaceEdges)
-    }
-    written = {
-        path: (export(leaf.written[0]), export(leaf.written[1]))
-        for path, leaf in view.new.items()
-        if isinstance(leaf, InPlaceEdges) and leaf.written is not None
-    }
-    arrays = {
-        edge.name: _tensor_info(edge.name, edge.shape, TensorProto.INT8 if path in int8_rings else TensorProto.FLOAT)
-        for path, leaf in view.new.items()
-        if isinstance(leaf, InPlaceEdges)
-        for edge in (leaf.k, leaf.v)
-    }
+    in_place = {path: export(leaf.position) for path, leaf in view.new.items() if isinstance(leaf, InPlaceEdges)}
+    # These arrays leave the graph as they are: an Identity would copy them.
+    whole = {path: leaf.arrays for path, leaf in view.new.items() if isinstance(leaf, InPlaceEdges) and leaf.arrays is not None}
+    returned = {path: (k.name, v.name) for path, (k, v) in whole.items()}
+    arrays = {edge.name: _value_info(edge.name, edge.shape) for pair in whole.values() for edge in pair}
     outputs = {name: export(edge) for name, edge in results.items()}
+    nodes = _needed(ops.nodes, {*exported, *arrays})
     graph = helper.make_graph(
-        _needed(ops.nodes, {*exported, *arrays}),
+        nodes,
         "step",
         graph_inputs,
         [*(_value_info(name, edge.shape, edge.ids) for name, edge in exported.items()), *arrays.values()],
         [*ops.constants.values(), *(_external(name, w, layout) for name, (w, layout) in ops.weights.items())],
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)], ir_version=10
-    )
-    return Graph(model.SerializeToString(), ops.weights, carries, rings, in_place, written, outputs)
+    domains = [helper.make_opsetid(*domain) for domain in (("", OPSET), ("com.microsoft", 1), ("clearline", 1))]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=10).SerializeToString()
+    return Graph(model, [node.op_type for node in nodes], ops.weights, carries, rings, in_place, returned, outputs)
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
@@ -118,11 +116,10 @@ def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.Node
 
 def _external(name: str, weight: Weight, layout: Layout) -> onnx.TensorProto:
     """An initializer without data: ONNX Runtime is handed the memory when the session is made."""
-    shape = layout_shape(weight, layout)
-    packed = layout in ("codes", "zeros")
-    kind = TensorProto.UINT8 if packed else TensorProto.FLOAT
+    shape, dtype = layout_shape(weight, layout), np.dtype(layout_type(weight, layout))
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
     tensor = TensorProto(name=name, data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
-    size = math.prod(shape) * (1 if packed else 4)
+    size = math.prod(shape) * dtype.itemsize
     for key, value in (("location", "in memory"), ("offset", "0"), ("length", str(size))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value

@@ -74,8 +74,12 @@ class Ring:
         for i in range(self.rows):
             slot = (position + i) % self.capacity
             if slot != start + i:
-                self.k[:, :, slot] = self.k[:, :, start + i]
-                self.v[:, :, slot] = self.v[:, :, start + i]
+                for array in self.arrays():
+                    array[:, :, slot] = array[:, :, start + i]
+
+    def arrays(self) -> list[np.ndarray]:
+        """Everything that has a row for each slot."""
+        return [self.k, self.v]
 
 
 # What a leaf is in memory is its backend's affair: an array, a ring, a tensor on a device.

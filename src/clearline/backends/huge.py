@@ -1,0 +1,37 @@
+"""Memory for weights in huge pages, where the system gives them: a stream of weights then misses no page table."""
+
+import math
+import mmap
+from typing import Any
+
+import numpy as np
+
+_PAGE = 2 << 20
+_CHUNK = 32 * _PAGE
+_LINE = 64
+
+
+class HugeMemory:
+    """Hands out arrays from chunks of huge pages; a chunk lives as long as its arrays."""
+
+    def __init__(self) -> None:
+        self._chunk = np.empty(0, np.uint8)
+        self._used = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An uninitialised array, aligned to a cache line."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if self._used + size > self._chunk.size:
+            self._chunk, self._used = _chunk(max(size, _CHUNK)), 0
+        array = self._chunk[self._used : self._used + size].view(dtype).reshape(shape)
+        self._used = -(-(self._used + size) // _LINE) * _LINE
+        return array
+
+
+def _chunk(size: int) -> np.ndarray:
+    memory = mmap.mmap(-1, size + _PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    chunk = np.frombuffer(memory, np.uint8)
+    start = -chunk.ctypes.data % _PAGE
+    return chunk[start : start + size]

@@ -1,0 +1,351 @@
+#include "kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+enum { LARGEST = 127 * 256, LANES = 16 };
+// How far ahead of its use a stream is asked for; the processor by itself stops at the end of a page.
+enum { AHEAD = 4096 };
+
+// -- vectors ------------------------------------------------------------------------------------------------------------------
+
+// Sixteen lanes, whatever the registers hold.
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint16_t Shorts __attribute__((vector_size(32)));
+typedef int16_t Halves __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef int8_t Signed __attribute__((vector_size(16)));
+
+#define load(type, at) (*(struct { type value; } __attribute__((packed, aligned(1), may_alias)) *)(at)).value
+
+INLINE float sum_of(Floats x) {
+    x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    x += __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    return x[0] + x[1];
+}
+
+// e^x to about 1e-7 of it: 2^n times a polynomial on what is left.
+INLINE Floats exponential(Floats x) {
+    for (int i = 0; i < LANES; i++) x[i] = x[i] < -87.0f ? -87.0f : x[i] > 88.0f ? 88.0f : x[i];
+    Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; // to the nearest whole number
+    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Floats s = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    s = s * r + 8.3334519073e-3f;
+    s = s * r + 4.1665795894e-2f;
+    s = s * r + 1.6666665459e-1f;
+    s = s * r + 5.0000001201e-1f;
+    s = s * r * r + r + 1.0f;
+    return s * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
+}
+
+static void normalise(const float *x, const float *gain, float eps, int64_t size, float *y) {
+    Floats squares = {0};
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) squares += load(Floats, x + i) * load(Floats, x + i);
+    for (int j = 0; i < size; i++, j++) squares[j] += x[i] * x[i];
+    float factor = 1 / sqrtf(sum_of(squares) / (float)size + eps);
+    for (i = 0; i < size; i++) y[i] = x[i] * factor * gain[i];
+}
+
+static void gate(const float *x, int64_t size, float *y) {
+    for (int64_t i = 0; i < size; i += LANES) {
+        Floats a = load(Floats, x + i);
+        load(Floats, y + i) = a / (1.0f + exponential(-a)) * load(Floats, x + size + i);
+    }
+}
+
+// -- products -----------------------------------------------------------------------------------------------------------------
+
+// Sixteen values as `group_sums` wants them. Where 4-bit codes lie two in a byte, low halves are the even columns and high halves the
+// odd ones: of every eight values the even four come first. AVX-512 VNNI has products of bytes: 256 high + low, four of each in turn.
+INLINE void keep(int8_t *at, Ints values, int64_t bits) {
+    if (bits == 4) values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+#if defined(__AVX512VNNI__)
+    Ints high = (values + 128) >> 8;
+    Signed a = __builtin_convertvector(high, Signed), b = __builtin_convertvector(values - 256 * high, Signed);
+    load(Signed, at) = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    load(Signed, at + 16) = __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+#else
+    load(Halves, at) = __builtin_convertvector(values, Halves);
+#endif
+}
+
+static void round_vector(const Matrix *m, const float *x, void *memory, Vector *v) {
+    v->values = (int8_t *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    v->step = (float *)(v->values + 2 * m->columns);
+    v->sum = (int32_t *)(v->step + m->columns / m->group);
+    for (int64_t g = 0; g < m->columns / m->group; g++) {
+        const float *xs = x + g * m->group;
+        float top[LANES] = {0}, largest = 0;
+        Floats broken = {0};
+        for (int64_t k = 0; k < m->group; k += LANES) {
+            for (int j = 0; j < LANES; j++) top[j] = fabsf(xs[k + j]) > top[j] ? fabsf(xs[k + j]) : top[j];
+            broken += load(Floats, xs + k) * 0.0f;
+        }
+        for (int j = 0; j < LANES; j++) largest = top[j] > largest ? top[j] : largest;
+        // What is not finite makes all of the group NaN, so that it shows.
+        v->step[g] = largest / LARGEST + sum_of(broken);
+        float inverse = largest > 0 ? LARGEST / largest : 0;
+        Ints sums = {0};
+        for (int64_t k = 0; k < m->group; k += LANES) {
+            Ints values;
+            for (int j = 0; j < LANES; j++) {
+                float at = xs[k + j] * inverse;
+                values[j] = (int32_t)__builtin_rintf(at > LARGEST ? LARGEST : at < -LARGEST ? -LARGEST : at);
+            }
+            keep(v->values + 2 * (g * m->group + k), values, m->bits);
+            sums += values;
+        }
+        int32_t sum = 0;
+        for (int j = 0; j < LANES; j++) sum += sums[j];
+        v->sum[g] = sum;
+    }
+}
+
+#if defined(__AVX512VNNI__)
+INLINE __m512i broadcast(const int8_t *four) {
+    int32_t word;
+    memcpy(&word, four, 4);
+    return _mm512_set1_epi32(word);
+}
+#endif
+
+// sum_k code[row, k] value[k] over one group, for each row of the panel.
+INLINE Ints group_sums(const uint8_t *codes, const int8_t *values, int64_t group, int bits) {
+#if defined(__AVX512VNNI__)
+    const __m512i half = _mm512_set1_epi8(15);
+    __m512i high0 = _mm512_setzero_si512(), high1 = high0, low0 = high0, low1 = high0;
+    for (int64_t k = 0; k < group; k += 8, values += 16) {
+        __m512i first = _mm512_loadu_si512(codes), second;
+        __builtin_prefetch(codes + AHEAD);
+        codes += 64;
+        if (bits == 4) {
+            second = _mm512_and_si512(_mm512_srli_epi16(first, 4), half);
+            first = _mm512_and_si512(first, half);
+        } else {
+            second = _mm512_loadu_si512(codes);
+            __builtin_prefetch(codes + AHEAD);
+            codes += 64;
+        }
+        high0 = _mm512_dpbusd_epi32(high0, first, broadcast(values));
+        low0 = _mm512_dpbusd_epi32(low0, first, broadcast(values + 4));
+        high1 = _mm512_dpbusd_epi32(high1, second, broadcast(values + 8));
+        low1 = _mm512_dpbusd_epi32(low1, second, broadcast(values + 12));
+    }
+    return (Ints)_mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(high0, high1), 8), _mm512_add_epi32(low0, low1));
+#elif defined(__AVX2__)
+    const __m128i half = _mm_set1_epi8(15);
+    __m256i sums[4], rows[2]; // of four rows each, two sums a row
+    for (int i = 0; i < 4; i++) sums[i] = _mm256_setzero_si256();
+    for (int64_t k = 0; k < group; k += 8, values += 16) {
+        int64_t words[2];
+        memcpy(words, values, 16);
+        __m256i even = _mm256_set1_epi64x(words[0]), odd = _mm256_set1_epi64x(words[1]);
+        __builtin_prefetch(codes + AHEAD);
+        if (bits == 8) __builtin_prefetch(codes + AHEAD + 64);
+        for (int i = 0; i < 4; i++) {
+            __m128i first = _mm_loadu_si128((const __m128i *)codes + i), second;
+            if (bits == 4) {
+                second = _mm_and_si128(_mm_srli_epi16(first, 4), half);
+                first = _mm_and_si128(first, half);
+            } else {
+                second = _mm_loadu_si128((const __m128i *)codes + 4 + i);
+            }
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_cvtepu8_epi16(first), even));
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_cvtepu8_epi16(second), odd));
+        }
+        codes += 16 * bits;
+    }
+    for (int i = 0; i < 2; i++) // rows 0 1 4 5 2 3 6 7, put in order
+        rows[i] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[2 * i], sums[2 * i + 1]), 0xd8);
+    Ints all;
+    memcpy(&all, rows, sizeof all);
+    return all;
+#else
+    const int16_t *at = (const int16_t *)values;
+    Ints all = {0};
+    for (int64_t k = 0; k < group; k += 8, at += 8, codes += 16 * bits)
+        for (int row = 0; row < PANEL; row++)
+            for (int j = 0; j < 4; j++) {
+                int32_t byte = codes[4 * row + j];
+                all[row] += at[j] * (bits == 4 ? byte & 15 : byte) + at[4 + j] * (bits == 4 ? byte >> 4 : codes[64 + 4 * row + j]);
+            }
+    return all;
+#endif
+}
+
+INLINE Ints load_zeros(const uint8_t *zeros, int bits) {
+    if (bits == 8) return __builtin_convertvector(load(Bytes, zeros), Ints);
+#if defined(__AVX512VNNI__)
+    // Each of eight bytes once for its even row and once, shifted, for the odd one.
+    __m512i pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)zeros)), half = _mm512_set1_epi64(15);
+    return (Ints)_mm512_or_si512(_mm512_and_si512(pairs, half), _mm512_slli_epi64(_mm512_srli_epi64(pairs, 4), 32));
+#else
+    Ints all;
+    for (int row = 0; row < PANEL; row++) all[row] = row & 1 ? zeros[row / 2] >> 4 : zeros[row / 2] & 15;
+    return all;
+#endif
+}
+
+INLINE Floats load_scales(const void *at, int narrow) {
+    if (!narrow) return load(Floats, at);
+    return (Floats)(__builtin_convertvector(load(Shorts, at), Ints) << 16);
+}
+
+INLINE void panels(const Matrix *m, const Vector *x, int64_t first, int64_t last, const float *residual, float *y, int bits, int narrow,
+                   int zeros, int biases) {
+    const int64_t groups = m->columns / m->group, code_bytes = m->group * bits / 8 * PANEL, scale_bytes = PANEL * (narrow ? 2 : 4);
+    for (int64_t p = first; p < last; p++) {
+        const uint8_t *codes = m->codes + p * groups * code_bytes, *points = m->zeros + p * groups * PANEL * bits / 8;
+        const char *scales = (const char *)m->scales + p * groups * scale_bytes, *offsets = (const char *)m->biases + p * groups * scale_bytes;
+        Floats total = {0};
+        for (int64_t g = 0; g < groups; g++) {
+            Ints sums = group_sums(codes + g * code_bytes, x->values + g * m->group * 2, m->group, bits);
+            if (zeros)
+                sums -= load_zeros(points + g * PANEL * bits / 8, bits) * x->sum[g];
+            else if (!biases)
+                sums -= x->sum[g] * (bits == 4 ? 8 : 128);
+            total += __builtin_convertvector(sums, Floats) * (load_scales(scales + g * scale_bytes, narrow) * x->step[g]);
+            if (biases) total += load_scales(offsets + g * scale_bytes, narrow) * (x->step[g] * (float)x->sum[g]);
+        }
+        int64_t at = p * PANEL, count = m->rows - at < PANEL ? m->rows - at : PANEL;
+        for (int64_t i = 0; i < count; i++) y[at + i] = total[i] + (residual ? residual[at + i] : 0);
+    }
+}
+
+// Each kind of matrix as code of its own.
+#define KIND(BITS, NARROW, ZEROS, BIASES)                                                                                           \
+    if (m->bits == BITS && m->narrow == NARROW && !m->zeros == !ZEROS && !m->biases == !BIASES) {                                   \
+        panels(m, x, first, last, residual, y, BITS, NARROW, ZEROS, BIASES);                                                        \
+        return;                                                                                                                     \
+    }
+#define KINDS(BITS, NARROW) KIND(BITS, NARROW, 0, 0) KIND(BITS, NARROW, 1, 0) KIND(BITS, NARROW, 0, 1)
+
+static void product(const Matrix *m, const Vector *x, int64_t first, int64_t last, const float *residual, float *y) {
+    KINDS(4, 0)
+    KINDS(4, 1)
+    KINDS(8, 0)
+    KINDS(8, 1)
+}
+
+// -- attention ----------------------------------------------------------------------------------------------------------------
+
+// int8 codes of a new row, every SCALED channels by their own largest magnitude.
+static void append_row(void *array, float *scales, int64_t dim, int64_t slot, const float *x) {
+    if (!scales) {
+        memcpy((float *)array + slot * dim, x, (size_t)dim * sizeof *x);
+        return;
+    }
+    int8_t *codes = (int8_t *)array + slot * dim;
+    for (int64_t g = 0; g < dim / SCALED; g++, x += SCALED, codes += SCALED) {
+        float largest = 0, broken = 0;
+        for (int i = 0; i < SCALED; i++) {
+            float size = fabsf(x[i]);
+            largest = size > largest ? size : largest;
+            broken += x[i] * 0.0f;
+        }
+        scales[slot * (dim / SCALED) + g] = largest / 127 + broken;
+        float inverse = largest > 0 ? 127 / largest : 0;
+        for (int i = 0; i < SCALED; i++) {
+            float at = x[i] * inverse;
+            codes[i] = (int8_t)__builtin_rintf(at > 127 ? 127 : at < -127 ? -127 : at);
+        }
+    }
+}
+
+static void append(const Head *head, int64_t dim, int64_t slot, const float *k, const float *v) {
+    append_row(head->k, head->k_scales, dim, slot, k);
+    append_row(head->v, head->v_scales, dim, slot, v);
+}
+
+INLINE Ints widened(const void *row, int64_t at) {
+#if defined(__AVX512F__)
+    return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)((const int8_t *)row + at)));
+#elif defined(__AVX2__)
+    __m128i bytes = _mm_loadu_si128((const __m128i *)((const int8_t *)row + at));
+    __m256i halves[2] = {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+    return load(Ints, halves);
+#else
+    return __builtin_convertvector(load(Signed, (const int8_t *)row + at), Ints);
+#endif
+}
+
+// Sixteen values of a cached row.
+INLINE Floats sixteen(const void *row, int64_t at, int whole) {
+    if (whole) return load(Floats, (const float *)row + at);
+    return __builtin_convertvector(widened(row, at), Floats);
+}
+
+INLINE void attend_to(const Head *head, int64_t dim, int64_t count, const float *q, float *weights, float *y, int whole) {
+    const int64_t row_bytes = dim * (whole ? 4 : 1), groups = dim / SCALED;
+    float largest = -INFINITY, root = 1 / sqrtf((float)dim);
+    for (int64_t i = 0; i < count; i++) {
+        const char *row = (const char *)head->k + i * row_bytes;
+        Floats lanes = {0};
+        for (int64_t d = 0; d < dim; d += LANES) {
+            if (d * (whole ? 4 : 1) % 64 == 0) __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
+            Floats part = sixteen(row, d, whole) * load(Floats, q + d);
+            lanes += whole ? part : part * head->k_scales[i * groups + d / SCALED];
+        }
+        weights[i] = sum_of(lanes) * root;
+        largest = weights[i] > largest ? weights[i] : largest;
+    }
+    for (int64_t i = count; i % LANES; i++) weights[i] = -INFINITY;
+    Floats sums = {0};
+    for (int64_t i = 0; i < count; i += LANES) {
+        Floats part = exponential(load(Floats, weights + i) - largest);
+        load(Floats, weights + i) = part;
+        sums += part;
+    }
+    Floats total[MOST_DIM / LANES] = {{0}};
+    for (int64_t i = 0; i < count; i++) {
+        const char *row = (const char *)head->v + i * row_bytes;
+        for (int64_t d = 0; d < dim; d += LANES) {
+            if (d * (whole ? 4 : 1) % 64 == 0) __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
+            total[d / LANES] += sixteen(row, d, whole) * (whole ? weights[i] : weights[i] * head->v_scales[i * groups + d / SCALED]);
+        }
+    }
+    float part = 1 / sum_of(sums);
+    for (int64_t d = 0; d < dim; d++) y[d] = total[d / LANES][d % LANES] * part;
+}
+
+// The usual head dimensions as code of their own, whose sums stay in registers.
+#define DIM(DIM_)                                                                                                                   \
+    if (dim == DIM_) {                                                                                                              \
+        if (head->k_scales)                                                                                                         \
+            attend_to(head, DIM_, count, q, weights, y, 0);                                                                         \
+        else                                                                                                                        \
+            attend_to(head, DIM_, count, q, weights, y, 1);                                                                         \
+        return;                                                                                                                     \
+    }
+
+static void attend(const Head *head, int64_t dim, int64_t count, const float *q, float *weights, float *y) {
+    DIM(64)
+    DIM(128)
+    DIM(dim)
+}
+
+#if defined(__AVX512VNNI__)
+const Kernels kernels_avx512 = {
+    .name = "avx512",
+#elif defined(__AVX2__)
+const Kernels kernels_avx2 = {
+    .name = "avx2",
+#else
+const Kernels kernels_plain = {
+    .name = "plain",
+#endif
+    .normalise = normalise,
+    .gate = gate,
+    .round_vector = round_vector,
+    .product = product,
+    .append = append,
+    .attend = attend,
+};

@@ -1,0 +1,146 @@
+"""Clearline's own operations: equal to float64, the same bytes for every thread count, batch and instruction set."""
+
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from clearline.backends import native
+from clearline.backends.numpy64 import Numpy64
+from clearline.backends.onnx_run import Onnx
+from clearline.backends.onnx_trace import trace
+from clearline.backends.selftest import nmse
+from clearline.ops import InputSpec, StateSpec, Weight
+from clearline.ops.rounding import affine
+from clearline.ops.weight import quantise
+
+pytestmark = pytest.mark.skipif(
+    "Product" not in native.operations(), reason=f"here products are ONNX Runtime's ({native.kernels()})"
+)
+
+SETS = ["avx512", "avx2"] if native.kernels() == "avx512" else ["avx2"]
+
+
+@pytest.fixture(params=SETS)
+def instructions(request, monkeypatch) -> str:
+    monkeypatch.setenv("CLEARLINE_KERNELS", "" if request.param == "avx512" else request.param)
+    return request.param
+
+
+def matrix(name: str, rows: int, columns: int, bits: int, group: int, kind: str) -> Weight:
+    rng = np.random.default_rng([rows, columns, bits])
+    dense = Weight(name, rng.standard_normal((rows, columns), np.float32))
+    if kind == "affine":
+        return affine(dense, group)
+    made = quantise(dense, bits, group, ml_dtypes.bfloat16 if kind == "narrow" else np.float32)
+    if kind != "offset":
+        return made
+    assert made.scale is not None
+    return Weight(name, made.data, made.scale, bits, group, rng.standard_normal(made.scale.shape, np.float32))
+
+
+def run(backend, step: Callable, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    program = backend.compile(step, {}, [], {name: InputSpec(x.shape) for name, x in inputs.items()})
+    return program.run({}, inputs)
+
+
+KINDS = [(bits, group, kind) for bits in (4, 8) for group in (32, 64, 128) for kind in ("symmetric", "narrow", "offset")]
+KINDS += [(4, 32, "affine"), (4, 64, "affine"), (8, 256, "symmetric"), (8, 16, "symmetric")]
+
+
+@pytest.mark.parametrize(("bits", "group", "kind"), KINDS)
+def test_product_is_that_of_float64(instructions, bits, group, kind):
+    for rows, columns, count in ((1, 256, 1), (40, 512, 1), (528, 256, 3)):
+        weight = matrix("w", rows, columns, bits, group, kind)
+        x = np.random.default_rng(1).standard_normal((1, count, columns), np.float32) * np.geomspace(
+            0.01, 30, columns, dtype=np.float32
+        )
+
+        def step(ops, w, s, i, weight=weight):
+            return {"y": ops.linear(i["x"], weight)}
+
+        backend = Onnx(2)
+        assert nmse(run(backend, step, x=x)["y"], run(Numpy64(), step, x=x)["y"]) < backend.quantised_budget
+
+
+def layer(bits: int, columns: int = 512) -> Callable:
+    up, down = (matrix(name, rows, columns, bits, 32, "symmetric") for name, rows in (("up", 2 * columns), ("down", columns)))
+    gain = Weight("gain", np.random.default_rng(2).standard_normal((1, 1, columns), np.float32))
+
+    def step(ops, w, s, i):
+        a, b = ops.split(ops.linear(ops.rms_norm(i["x"], gain, 1e-8), up), (columns, columns), -1)
+        return {"y": i["x"] + ops.linear(ops.activation(a, "silu") * b, down)}
+
+    return step
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_norm_gate_and_sum_are_part_of_the_product(instructions, bits):
+    x = np.random.default_rng(3).standard_normal((1, 2, 512), np.float32)
+    y = run(Onnx(2), layer(bits), x=x)["y"]
+    assert nmse(y, run(Numpy64(), layer(bits), x=x)["y"]) < 1e-7
+    graph = trace(layer(bits), {}, [], {"x": InputSpec(x.shape)}, native=native.operations())
+    assert graph.nodes == ["Product", "Product", "Identity"]
+
+
+def test_same_bytes_for_any_threads_rows_and_instructions(monkeypatch):
+    x = np.random.default_rng(4).standard_normal((1, 5, 512), np.float32)
+    for bits in (4, 8):
+        whole = run(Onnx(1), layer(bits), x=x)["y"]
+        for threads in (2, 3):
+            assert run(Onnx(threads), layer(bits), x=x)["y"].tobytes() == whole.tobytes()
+        alone = [run(Onnx(2), layer(bits), x=x[:, i : i + 1])["y"][0, 0] for i in range(5)]
+        assert np.stack(alone).tobytes() == whole[0].tobytes()
+        monkeypatch.setenv("CLEARLINE_KERNELS", "avx2")
+        assert run(Onnx(2), layer(bits), x=x)["y"].tobytes() == whole.tobytes()
+        monkeypatch.delenv("CLEARLINE_KERNELS")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_shows(instructions, value):
+    x = np.ones((1, 1, 512), np.float32)
+    x[0, 0, 77] = value
+    assert np.isnan(run(Onnx(), layer(4), x=x)["y"]).all()
+
+
+def test_without_them_it_is_onnx_runtimes_product():
+    backend = Onnx()
+    backend.native = frozenset()
+    weight = matrix("w", 64, 128, 8, 32, "symmetric")
+
+    def step(ops, w, s, i):
+        return {"y": ops.linear(i["x"], weight)}
+
+    x = np.random.default_rng(5).standard_normal((1, 1, 128), np.float32)
+    error = nmse(run(backend, step, x=x)["y"], run(Numpy64(), step, x=x)["y"])
+    assert 1e-6 < error < backend.quantised_budget
+
+
+@pytest.mark.parametrize("name", [*SETS, "plain"])
+@pytest.mark.parametrize("dim", [16, 48, 64, 128, 512])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_attention_is_that_of_float64_past_the_wrap(monkeypatch, name, dim, rows):
+    monkeypatch.setenv("CLEARLINE_KERNELS", "" if name == "avx512" else name)
+    heads, kv_heads, context, rng = 4, 2, 21, np.random.default_rng(6)
+    ring = StateSpec("ring", "ring", (1, kv_heads, context - rows, dim), rows)
+    wide = (heads + 2 * kv_heads) * dim
+
+    def step(ops, w, s, i):
+        # As a layer has them: queries and keys turned together, values beside them.
+        qk, v = ops.split(i["x"], ((heads + kv_heads) * dim, kv_heads * dim), -1)
+        turned = ops.rope(ops.reshape(qk, (1, rows, heads + kv_heads, dim)), i["p"], 10_000.0, "interleaved")
+        q, k = ops.split(turned, (heads, kv_heads), 2)
+        y, new = ops.ring_attend(q, k, ops.reshape(v, (1, rows, kv_heads, dim)), s.take("ring"), i["p"], context, rows)
+        s.put("ring", new)
+        return {"y": y}
+
+    inputs = {"x": InputSpec((1, rows, wide)), "p": InputSpec((1,), True)}
+    assert "Attend" in trace(step, {}, [ring], inputs, native=native.operations()).nodes
+    backends = [Onnx(2), Numpy64()]
+    programs = [backend.compile(step, {}, [ring], inputs) for backend in backends]
+    states = [backend.state([ring]) for backend in backends]
+    for position in range(0, 3 * context, rows):
+        given = {"x": 3 * rng.standard_normal((1, rows, wide), np.float32), "p": np.array([position])}
+        y, expected = (program.run(state, given)["y"] for program, state in zip(programs, states, strict=True))
+        assert nmse(y, expected) < 1e-12
