@@ -3,7 +3,8 @@
     python benchmarks/lm_step.py [--shape hibiki-1b|moshi-7b] [--bits 4 8] [--context 500 3000]
         [--cache float32 int8] [--peer]
 
-Reports the bytes of weights and cache a step must read, and which fraction of the measured DRAM bandwidth that is.
+Reports the bytes of weights and cache a step must read, and which fraction of the DRAM bandwidth that is; the bandwidth is read
+between the steps (median), because on a shared machine it changes by the minute.
 """
 
 import argparse
@@ -15,36 +16,41 @@ from peers.run import peer
 from timing import Times, machine, summary
 
 from clearline.backends import Wanted, open_backend
+from clearline.backends.native import SCALED
 from clearline.backends.onnx_ring import Int8Ring
 from clearline.config import LMConfig
 from clearline.generate import LMPrograms
-from clearline.lab.bench import matrix_bytes, read_bandwidth
+from clearline.lab.bench import Bandwidth, matrix_bytes
 from clearline.ops import Ring, Weight
 
+WARM_UP = 5
 SHAPES = {"hibiki-1b": shapes.hibiki_1b, "moshi-7b": shapes.moshi_7b}
 
 
 def step_bytes(cfg: LMConfig, weights: dict[str, Weight], filled: int, cache: str) -> int:
     """Bytes that one step cannot avoid reading: every linear weight, the keys and values so far; of tables only rows."""
     heads = cfg.transformer.num_kv_heads * cfg.transformer.head_dim
-    width = {"float32": 4, "int8": 1}[cache]
-    return matrix_bytes(weights) + 2 * width * heads * min(filled, cfg.transformer.context) * cfg.transformer.num_layers
+    width = {"float32": 4, "int8": 1 + 4 / SCALED}[cache]
+    cached = 2 * width * heads * min(filled, cfg.transformer.context) * cfg.transformer.num_layers
+    return matrix_bytes(weights) + int(cached)
 
 
-def ours(programs: LMPrograms, filled: int, steps: int) -> tuple[Times, Times]:
+def ours(programs: LMPrograms, filled: int, steps: int, bandwidth: Bandwidth | None = None) -> tuple[Times, Times]:
+    """Times of the temporal transformer and of the depformer; `bandwidth` is measured in turn with them."""
     state = programs.temporal_state()
     rng = np.random.default_rng(0)
     for leaf in state.values():
         if isinstance(leaf, Ring):
             leaf.reserve(filled)
-            leaf.k[:] = 1 if leaf.k.dtype.kind == "i" else 0.1
+            leaf.k[:] = 1 if isinstance(leaf, Int8Ring) else 0.1
+            if isinstance(leaf, Int8Ring):
+                for scale in (leaf.k_scale, leaf.v_scale):
+                    scale[:] = 0.1
     state["position"] = np.array([filled])
     temporal: list[float] = []
     depth: list[float] = []
     depth_state = programs.depth_state()
-    # An int8 cache learns its scales from the first steps.
-    warm_up = 60 if any(isinstance(leaf, Int8Ring) for leaf in state.values()) else 5
-    for _ in range(steps + warm_up):
+    for _ in range(steps + WARM_UP):
         row = rng.integers(0, 2048, (1, programs.cfg.streams))
         start = time.perf_counter()
         hidden = programs.temporal.run(state, {"row": row})["hidden"]
@@ -54,7 +60,9 @@ def ours(programs: LMPrograms, filled: int, steps: int) -> tuple[Times, Times]:
             program.run(depth_state, {"hidden": hidden, "token": np.array([k])})["logits"].argmax()
         temporal.append((middle - start) * 1e3)
         depth.append((time.perf_counter() - middle) * 1e3)
-    return summary(temporal[warm_up:]), summary(depth[warm_up:])
+        if bandwidth is not None and len(depth) % 3 == 0:
+            bandwidth.measure()
+    return summary(temporal[WARM_UP:]), summary(depth[WARM_UP:])
 
 
 def main() -> None:
@@ -68,9 +76,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="time PyTorch moshi in bf16 too")
     args = parser.parse_args()
     print(machine())
-    bandwidth = read_bandwidth(args.threads)
-    print(f"DRAM read {bandwidth:.1f} GB/s with {args.threads} threads")
-    print("\n| step | temporal | depformer | sum | GB a step | of bandwidth |\n|---|---|---|---|---|---|")
+    print("\n| step | temporal | depformer | sum | GB a step | DRAM read GB/s meanwhile | of it |\n|---|---|---|---|---|---|---|")
     cfg = SHAPES[args.shape]()
     for bits in args.bits:
         weights = shapes.random_lm(cfg, bits)
@@ -78,12 +84,14 @@ def main() -> None:
             backend = open_backend("onnx", Wanted(args.threads, cache=None if cache == "float32" else cache))
             programs = LMPrograms(cfg, backend, weights)
             for filled in args.context:
-                temporal, depth = ours(programs, filled, args.steps)
+                read = Bandwidth(args.threads)
+                temporal, depth = ours(programs, filled, args.steps, read)
+                bandwidth = float(np.median(read.rounds))
                 total = temporal.median + depth.median
                 size = step_bytes(cfg, weights, filled, cache) / 1e9
                 print(
                     f"| {args.shape} q{bits}, {cache} cache, {filled} filled | {temporal.median:.1f} ms | {depth.median:.1f} ms "
-                    f"| {total:.1f} ms | {size:.2f} | {size / total * 1e3 / bandwidth:.0%} |",
+                    f"| {total:.1f} ms | {size:.2f} | {bandwidth:.1f} | {size / total * 1e3 / bandwidth:.0%} |",
                     flush=True,
                 )
             del programs, backend
@@ -92,12 +100,12 @@ def main() -> None:
         for filled in args.context:
             result = peer("lm_moshi.py", args.steps, args.threads, args.shape, filled)
             if isinstance(result, str):
-                print(f"| moshi (PyTorch bf16) | {result} | | | | |")
+                print(f"| moshi (PyTorch bf16) | {result} | | | | | |")
             else:
                 temporal, depth = result["temporal"], result["depth"]
                 print(
                     f"| moshi (PyTorch bf16), whole ring | {temporal.median:.1f} ms | {depth.median:.1f} ms "
-                    f"| {temporal.median + depth.median:.1f} ms | | |"
+                    f"| {temporal.median + depth.median:.1f} ms | | | |"
                 )
 
 

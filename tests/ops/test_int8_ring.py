@@ -62,7 +62,7 @@ def test_follows_float32_past_the_wrap(seed):
 
 def test_holds_every_row_as_it_was(rows):
     _, ring = play("int8", rows)
-    for number, (array, scale) in enumerate(((ring.k, ring.scales[0]), (ring.v, ring.scales[1])), 1):
+    for number, (array, scale) in enumerate(((ring.k, ring.k_scale), (ring.v, ring.v_scale)), 1):
         steps = scale[0].repeat(32, -1)
         held = array[0] * steps
         for position in range(len(rows) - CONTEXT + 2, len(rows)):
@@ -81,12 +81,15 @@ def test_a_shout_changes_no_other_row(rows):
     assert (ring.k[:, :, others] == quiet.k[:, :, others]).all()
 
 
-def test_what_is_not_a_number_shows(rows):
-    rows[250, 2, 1, 3] = np.nan
-    out, _ = play("int8", rows)
+@pytest.mark.parametrize(("cache", "which"), [(cache, which) for cache in ("int8", None) for which in range(3)])
+def test_what_is_not_a_number_shows(rows, cache, which):
+    rows[250, which, 1, 3] = np.nan
+    out, _ = play(cache, rows)
     assert np.isfinite(out[:250]).all()
-    assert np.isnan(out[250:, 1, :32]).all()
     assert np.isfinite(out[250:, 0]).all()
+    # A query is gone with its step; keys and values stay. A value spoils those that share its scale.
+    spoiled = {0: out[250, 1], 1: out[250:, 1], 2: out[250:, 1, :32] if cache else out[250:, 1, 3]}[which]
+    assert np.isnan(spoiled).all()
 
 
 def test_same_bytes_for_any_thread_count(rows):

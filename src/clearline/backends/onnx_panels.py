@@ -10,15 +10,6 @@ from clearline.ops import Weight
 PANEL = 16
 
 
-def narrow(weight: Weight) -> bool:
-    """Whether bfloat16 holds the scales and biases exactly."""
-    return all(_is_bf16(array) for array in (weight.scale, weight.bias) if array is not None)
-
-
-def _is_bf16(array: np.ndarray) -> bool:
-    return array.dtype == ml_dtypes.bfloat16 or bool((array.astype(ml_dtypes.bfloat16) == array).all())
-
-
 def panel_shape(weight: Weight, layout: str) -> tuple[int, ...]:
     """Shape of an array of this layout: codes in words of 4 bytes, the rest one (zeros of 4 bits: half a byte) a group and row."""
     panels, groups = -(-weight.shape[0] // PANEL), weight.shape[1] // weight.group
@@ -33,7 +24,7 @@ def panel_type(weight: Weight, layout: str) -> Any:
     """Element type of an array of this layout; bfloat16 as its bits."""
     if layout in ("panel codes", "panel zeros"):
         return np.uint8
-    return np.uint16 if narrow(weight) else np.float32
+    return np.uint16 if weight.narrow else np.float32
 
 
 def fill_panels(weight: Weight, layout: str, into: np.ndarray) -> None:

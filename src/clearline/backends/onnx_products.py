@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from clearline.backends.onnx_graph import Edge, GraphOps, Slice
-from clearline.backends.onnx_panels import narrow
 from clearline.ops import Weight
 
 # A group's sum of 8-bit codes times 16-bit values must fit into 32 bits.
@@ -77,7 +76,7 @@ class ProductOps(GraphOps):
         inputs = [x, self.weight(weight, "panel codes"), self.weight(weight, "panel scales"), zeros, biases, gain]
         attributes = {
             "outer": list(x.shape[:-1]), "rows": math.prod(x.shape[:-1]), "K": weight.shape[1], "N": weight.shape[0],
-            "bits": weight.bits, "group": weight.group, "narrow": int(narrow(weight)), "gated": int(isinstance(made, Gate)),
+            "bits": weight.bits, "group": weight.group, "narrow": int(weight.narrow), "gated": int(isinstance(made, Gate)),
             "eps": float(eps),
         }  # fmt: skip
         return self._emit_product(Product(inputs, attributes), shape)

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from clearline.backends import native
-from clearline.backends.huge import HugeMemory
+from clearline.backends.pages import HugeMemory
 from clearline.backends.onnx_layout import Layout, arrange
 from clearline.backends.onnx_ring import Int8Ring, OrtRing, ring_class
 from clearline.backends.onnx_trace import trace
@@ -51,23 +51,14 @@ class _OnnxProgram:
 
     def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         graph = self._graph
-        binding = self._session.io_binding()
-        feeds = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
-        feeds |= {path: _array(state[path]) for path in graph.carries}
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
+        feeds: dict[str, Any] = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
+        for path in graph.carries:
+            feeds[path] = _array(state[path])
         for path in (*graph.rings, *graph.in_place):
             for part, value in _ring(state[path]).values.items():
-                binding.bind_ortvalue_input(path + part, value)
-        for path, names in graph.returned.items():
-            values = _ring(state[path]).values
-            for name, part in zip(names, (".k", ".v"), strict=True):
-                binding.bind_ortvalue_output(name, values[part])
-        for name in self._fetched:
-            binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
-        fetched = binding.get_outputs()[2 * len(graph.returned) :]
-        results = {name: value.numpy() for name, value in zip(self._fetched, fetched, strict=True)}
+                feeds[path + part] = value
+        fetched = self._run_bound(state, feeds) if graph.returned else self._session.run(self._fetched, feeds)
+        results = dict(zip(self._fetched, fetched, strict=True))
         for path, name in graph.carries.items():
             state[path] = results[name]
         for path, (new_k, new_v, position) in graph.rings.items():
@@ -75,6 +66,23 @@ class _OnnxProgram:
         for path, name in graph.in_place.items():
             _ring(state[path]).settle(int(results[name][0]))
         return {name: results[edge] for name, edge in graph.outputs.items()}
+
+    def _run_bound(self, state: Mapping[str, Leaf], feeds: Mapping[str, Any]) -> list[np.ndarray]:
+        """`session.run` with rings whose arrays are outputs too; it costs twice the time around the graph."""
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        for path, names in self._graph.returned.items():
+            values = _ring(state[path]).values
+            for name, part in zip(names, (".k", ".v"), strict=True):
+                binding.bind_ortvalue_output(name, values[part])
+        for name in self._fetched:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return [value.numpy() for value in binding.get_outputs()[2 * len(self._graph.returned) :]]
 
 
 def _ring(leaf: Leaf) -> OrtRing:

@@ -91,29 +91,41 @@ def frame_bytes(model: Model, filled: int) -> int:
 
 
 def matrix_bytes(weights: Mapping[str, Weight]) -> int:
-    """Bytes of the matrices; embedding tables are left out, since a step reads single rows of them."""
+    """Bytes of the matrices as they are kept: embedding tables are left out, since a step reads single rows of them."""
     total = 0
     for name, weight in weights.items():
         if len(weight.shape) >= 2 and not any("emb" in part and "embedding" not in part for part in name.split(".")):
-            total += (
-                weight.data.nbytes + (0 if weight.scale is None else 4 * weight.scale.size) if weight.bits else weight.data.size * 4
-            )
+            total += weight.nbytes if weight.bits else weight.data.size * 4
     return total
 
 
-def read_bandwidth(threads: int = 2, megabytes: int = 512, rounds: int = 5) -> float:
-    """Measured DRAM read bandwidth in GB/s: the best of `rounds` dot products over arrays far larger than the caches."""
-    arrays = [np.ones(megabytes * 250_000 // threads, np.float32) for _ in range(threads)]
-    best = 0.0
-    for _ in range(rounds):
-        workers = [threading.Thread(target=np.dot, args=(array, array)) for array in arrays]
+class Bandwidth:
+    """DRAM read bandwidth: dot products over arrays far larger than the caches, a round at a time.
+
+    On a shared machine it changes from minute to minute: rounds between the steps that are compared with it tell more than
+    the best of some rounds before them.
+    """
+
+    def __init__(self, threads: int = 2, megabytes: int = 512) -> None:
+        self._arrays = [np.ones(megabytes * 250_000 // threads, np.float32) for _ in range(threads)]
+        self.rounds: list[float] = []  # GB/s
+
+    def measure(self) -> float:
+        """One round, in GB/s."""
+        workers = [threading.Thread(target=np.dot, args=(array, array)) for array in self._arrays]
         start = time.perf_counter()
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        best = max(best, sum(array.nbytes for array in arrays) / (time.perf_counter() - start) / 1e9)
-    return best
+        self.rounds.append(sum(array.nbytes for array in self._arrays) / (time.perf_counter() - start) / 1e9)
+        return self.rounds[-1]
+
+
+def read_bandwidth(threads: int = 2, rounds: int = 5) -> float:
+    """The best of `rounds`, in GB/s."""
+    bandwidth = Bandwidth(threads)
+    return max(bandwidth.measure() for _ in range(rounds))
 
 
 class _Timed:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from clearline.errors import ConfigError
@@ -59,6 +60,25 @@ class Weight:
         return values.reshape(self.shape)
 
     @property
+    def narrow(self) -> bool:
+        """Whether bfloat16 holds the scales and the biases exactly."""
+        return all(_is_bfloat16(array) for array in (self.scale, self.bias) if array is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """The fewest bytes that hold it exactly: of a quantised one, codes, scales, and zero points or biases."""
+        if self.scale is None:
+            return self.data.nbytes
+        width = 2 if self.narrow else 4
+        if self.bias is None:
+            offsets = 0
+        elif self.zero_points() is not None:
+            offsets = self.scale.size * self.bits // 8
+        else:
+            offsets = self.scale.size * width
+        return self.data.nbytes + self.scale.size * width + offsets
+
+    @property
     def zero(self) -> int:
         """The code that stands for 0 in symmetric groups."""
         return 1 << (self.bits - 1)
@@ -76,6 +96,10 @@ class Weight:
         scale = None if self.scale is None else self.scale[start:stop]
         bias = None if self.bias is None else self.bias[start:stop]
         return replace(self, data=self.data[start:stop], scale=scale, bias=bias)
+
+
+def _is_bfloat16(array: np.ndarray) -> bool:
+    return array.dtype == ml_dtypes.bfloat16 or bool((array.astype(ml_dtypes.bfloat16) == array).all())
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:

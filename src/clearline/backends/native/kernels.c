@@ -10,7 +10,7 @@
 #define INLINE static inline __attribute__((always_inline))
 enum { LARGEST = 127 * 256, LANES = 16 };
 // How far ahead of its use a stream is asked for; the processor by itself stops at the end of a page.
-enum { AHEAD = 4096 };
+enum { AHEAD = 6144 };
 
 // -- vectors ------------------------------------------------------------------------------------------------------------------
 
@@ -24,16 +24,69 @@ typedef int8_t Signed __attribute__((vector_size(16)));
 
 #define load(type, at) (*(struct { type value; } __attribute__((packed, aligned(1), may_alias)) *)(at)).value
 
-INLINE float sum_of(Floats x) {
-    x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-    x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-    x += __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    return x[0] + x[1];
+// x combined with itself in halves, quarters, eighths: every lane then has what all of them give together.
+#define FOLD(x, combine)                                                                                                            \
+    x = combine(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));                            \
+    x = combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));                            \
+    x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));                            \
+    x = combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
+#define PLUS(a, b) ((a) + (b))
+
+// What compilers make of the plain form is one lane after the other. Where b is not a number, neither is the result.
+#if defined(__AVX512F__)
+INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE Floats smaller(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE Ints nearest(Floats x) { return (Ints)_mm512_cvtps_epi32((__m512)x); }
+INLINE Ints from_int8(const int8_t *at) { return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)); }
+#elif defined(__AVX2__)
+#define HALVES(type, value, of)                                                                                                     \
+    type halves[2] = {value(0), value(1)};                                                                                          \
+    return load(of, halves)
+#define HALF(x, i) ((__m256 *)&(x))[i]
+#define LARGER(i) _mm256_max_ps(HALF(a, i), HALF(b, i))
+#define SMALLER(i) _mm256_min_ps(HALF(a, i), HALF(b, i))
+#define NEAREST(i) _mm256_cvtps_epi32(HALF(x, i))
+#define FROM_INT8(i) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(at + 8 * i)))
+INLINE Floats larger(Floats a, Floats b) { HALVES(__m256, LARGER, Floats); }
+INLINE Floats smaller(Floats a, Floats b) { HALVES(__m256, SMALLER, Floats); }
+INLINE Ints nearest(Floats x) { HALVES(__m256i, NEAREST, Ints); }
+INLINE Ints from_int8(const int8_t *at) { HALVES(__m256i, FROM_INT8, Ints); }
+#else
+INLINE Floats larger(Floats a, Floats b) {
+    for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
 }
+INLINE Floats smaller(Floats a, Floats b) {
+    for (int i = 0; i < LANES; i++) a[i] = a[i] < b[i] ? a[i] : b[i];
+    return a;
+}
+INLINE Ints nearest(Floats x) {
+    Ints y;
+    for (int i = 0; i < LANES; i++) y[i] = (int32_t)__builtin_rintf(x[i]);
+    return y;
+}
+INLINE Ints from_int8(const int8_t *at) { return __builtin_convertvector(load(Signed, at), Ints); }
+#endif
+
+INLINE Floats all(float x) { return (Floats){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+INLINE Floats between(Floats x, float least, float most) { return smaller(all(most), larger(all(least), x)); }
+INLINE float sum_of(Floats x) {
+    FOLD(x, PLUS);
+    return x[0];
+}
+INLINE float largest_of(Floats x) {
+    FOLD(x, larger);
+    return x[0];
+}
+INLINE int32_t sum_of_ints(Ints x) {
+    FOLD(x, PLUS);
+    return x[0];
+}
+INLINE Floats size_of(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
 
 // e^x to about 1e-7 of it: 2^n times a polynomial on what is left.
 INLINE Floats exponential(Floats x) {
-    for (int i = 0; i < LANES; i++) x[i] = x[i] < -87.0f ? -87.0f : x[i] > 88.0f ? 88.0f : x[i];
+    x = between(x, -87.0f, 88.0f);
     Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; // to the nearest whole number
     Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
     Floats s = 1.9875691500e-4f * r + 1.3981999507e-3f;
@@ -69,7 +122,7 @@ INLINE void keep(int8_t *at, Ints values, int64_t bits) {
     if (bits == 4) values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
 #if defined(__AVX512VNNI__)
     Ints high = (values + 128) >> 8;
-    Signed a = __builtin_convertvector(high, Signed), b = __builtin_convertvector(values - 256 * high, Signed);
+    Signed a = (Signed)_mm512_cvtepi32_epi8((__m512i)high), b = (Signed)_mm512_cvtepi32_epi8((__m512i)(values - 256 * high));
     load(Signed, at) = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     load(Signed, at + 16) = __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
 #else
@@ -83,29 +136,22 @@ static void round_vector(const Matrix *m, const float *x, void *memory, Vector *
     v->sum = (int32_t *)(v->step + m->columns / m->group);
     for (int64_t g = 0; g < m->columns / m->group; g++) {
         const float *xs = x + g * m->group;
-        float top[LANES] = {0}, largest = 0;
-        Floats broken = {0};
+        Floats top = {0}, broken = {0};
         for (int64_t k = 0; k < m->group; k += LANES) {
-            for (int j = 0; j < LANES; j++) top[j] = fabsf(xs[k + j]) > top[j] ? fabsf(xs[k + j]) : top[j];
+            top = larger(top, size_of(load(Floats, xs + k)));
             broken += load(Floats, xs + k) * 0.0f;
         }
-        for (int j = 0; j < LANES; j++) largest = top[j] > largest ? top[j] : largest;
+        float largest = largest_of(top);
         // What is not finite makes all of the group NaN, so that it shows.
         v->step[g] = largest / LARGEST + sum_of(broken);
         float inverse = largest > 0 ? LARGEST / largest : 0;
         Ints sums = {0};
         for (int64_t k = 0; k < m->group; k += LANES) {
-            Ints values;
-            for (int j = 0; j < LANES; j++) {
-                float at = xs[k + j] * inverse;
-                values[j] = (int32_t)__builtin_rintf(at > LARGEST ? LARGEST : at < -LARGEST ? -LARGEST : at);
-            }
+            Ints values = nearest(between(load(Floats, xs + k) * inverse, -LARGEST, LARGEST));
             keep(v->values + 2 * (g * m->group + k), values, m->bits);
             sums += values;
         }
-        int32_t sum = 0;
-        for (int j = 0; j < LANES; j++) sum += sums[j];
-        v->sum[g] = sum;
+        v->sum[g] = sum_of_ints(sums);
     }
 }
 
@@ -202,11 +248,13 @@ INLINE Floats load_scales(const void *at, int narrow) {
 INLINE void panels(const Matrix *m, const Vector *x, int64_t first, int64_t last, const float *residual, float *y, int bits, int narrow,
                    int zeros, int biases) {
     const int64_t groups = m->columns / m->group, code_bytes = m->group * bits / 8 * PANEL, scale_bytes = PANEL * (narrow ? 2 : 4);
+    for (int64_t at = 0; at < AHEAD; at += 64) __builtin_prefetch(m->codes + first * groups * code_bytes + at);
     for (int64_t p = first; p < last; p++) {
         const uint8_t *codes = m->codes + p * groups * code_bytes, *points = m->zeros + p * groups * PANEL * bits / 8;
         const char *scales = (const char *)m->scales + p * groups * scale_bytes, *offsets = (const char *)m->biases + p * groups * scale_bytes;
         Floats total = {0};
         for (int64_t g = 0; g < groups; g++) {
+            __builtin_prefetch(scales + g * scale_bytes + 1024);
             Ints sums = group_sums(codes + g * code_bytes, x->values + g * m->group * 2, m->group, bits);
             if (zeros)
                 sums -= load_zeros(points + g * PANEL * bits / 8, bits) * x->sum[g];
@@ -245,17 +293,13 @@ static void append_row(void *array, float *scales, int64_t dim, int64_t slot, co
     }
     int8_t *codes = (int8_t *)array + slot * dim;
     for (int64_t g = 0; g < dim / SCALED; g++, x += SCALED, codes += SCALED) {
-        float largest = 0, broken = 0;
-        for (int i = 0; i < SCALED; i++) {
-            float size = fabsf(x[i]);
-            largest = size > largest ? size : largest;
-            broken += x[i] * 0.0f;
-        }
+        Floats a = load(Floats, x), b = load(Floats, x + LANES);
+        float largest = largest_of(larger(size_of(a), size_of(b))), broken = sum_of(a * 0.0f + b * 0.0f);
         scales[slot * (dim / SCALED) + g] = largest / 127 + broken;
         float inverse = largest > 0 ? 127 / largest : 0;
-        for (int i = 0; i < SCALED; i++) {
-            float at = x[i] * inverse;
-            codes[i] = (int8_t)__builtin_rintf(at > 127 ? 127 : at < -127 ? -127 : at);
+        for (int i = 0; i < SCALED; i += LANES) {
+            Ints values = nearest(between(load(Floats, x + i) * inverse, -127, 127));
+            load(Signed, codes + i) = __builtin_convertvector(values, Signed);
         }
     }
 }
@@ -265,22 +309,10 @@ static void append(const Head *head, int64_t dim, int64_t slot, const float *k, 
     append_row(head->v, head->v_scales, dim, slot, v);
 }
 
-INLINE Ints widened(const void *row, int64_t at) {
-#if defined(__AVX512F__)
-    return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)((const int8_t *)row + at)));
-#elif defined(__AVX2__)
-    __m128i bytes = _mm_loadu_si128((const __m128i *)((const int8_t *)row + at));
-    __m256i halves[2] = {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
-    return load(Ints, halves);
-#else
-    return __builtin_convertvector(load(Signed, (const int8_t *)row + at), Ints);
-#endif
-}
-
 // Sixteen values of a cached row.
 INLINE Floats sixteen(const void *row, int64_t at, int whole) {
     if (whole) return load(Floats, (const float *)row + at);
-    return __builtin_convertvector(widened(row, at), Floats);
+    return __builtin_convertvector(from_int8((const int8_t *)row + at), Floats);
 }
 
 INLINE void attend_to(const Head *head, int64_t dim, int64_t count, const float *q, float *weights, float *y, int whole) {

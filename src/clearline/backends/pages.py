@@ -1,4 +1,4 @@
-"""Memory for weights in huge pages, where the system gives them: a stream of weights then misses no page table."""
+"""Memory by the page: huge ones for weights, whose streams then miss no page table, and ones that cost nothing until written."""
 
 import math
 import mmap
@@ -26,6 +26,12 @@ class HugeMemory:
         array = self._chunk[self._used : self._used + size].view(dtype).reshape(shape)
         self._used = -(-(self._used + size) // _LINE) * _LINE
         return array
+
+
+def lazy_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that take memory only where something else is written."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8)[:size].view(dtype).reshape(shape)
 
 
 def _chunk(size: int) -> np.ndarray:
