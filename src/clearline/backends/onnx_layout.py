@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from clearline.backends.onnx_panels import fill_panels, panel_shape, panel_type
+from clearline.backends.onnx_panels import matrix, panel_shape, panel_type, panels
 from clearline.ops import Weight
 from clearline.ops.weight import pack
 
-Layout = Literal[
-    "as stored", "transposed", "vector", "half norm", "codes", "scales", "zeros", "offsets", "taps", "spread", "channelwise",
-    "panel codes", "panel scales", "panel zeros", "panel biases",
-]  # fmt: skip
+# "as stored", "transposed", "vector", "half norm", "codes", "scales", "zeros", "offsets", "taps", "spread", "channelwise", and
+# those of `onnx_panels`.
+Layout = str
 
 
 def layout_type(weight: Weight, layout: Layout) -> Any:
@@ -26,9 +25,7 @@ def layout_type(weight: Weight, layout: Layout) -> Any:
 def arrange(weight: Weight, layout: Layout, empty: Callable[[tuple[int, ...], Any], np.ndarray] = np.empty) -> np.ndarray:
     """The array an initializer of this layout holds, contiguous; `empty(shape, dtype)` makes those of panels."""
     if layout.startswith("panel"):
-        panels = empty(layout_shape(weight, layout), layout_type(weight, layout))
-        fill_panels(weight, layout, panels)
-        return panels
+        return panels(weight, layout, empty)
     if layout == "codes":
         # MatMulNBits wants [out, groups, bytes], two 4-bit codes a byte with the even one low: as Weight holds them.
         return np.ascontiguousarray(weight.data, np.uint8).reshape(layout_shape(weight, layout))
@@ -47,10 +44,8 @@ def arrange(weight: Weight, layout: Layout, empty: Callable[[tuple[int, ...], An
         values = values.T
     elif layout == "vector":
         values = values.reshape(-1)
-    elif layout == "taps":  # [out, in, k] -> [k in, out]
-        values = values.transpose(2, 1, 0).reshape(-1, values.shape[0])
-    elif layout == "spread":  # [in, out, k] -> [in, k out]
-        values = values.transpose(0, 2, 1).reshape(values.shape[0], -1)
+    elif layout in ("taps", "spread"):
+        values = matrix(weight, layout).T
     elif layout == "channelwise":  # [c, 1, k] -> [k, c]
         values = values[:, 0].T
     elif layout == "half norm":

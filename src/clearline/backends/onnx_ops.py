@@ -5,11 +5,11 @@ import numpy as np
 from clearline.backends.onnx_attention import AttentionOps
 from clearline.backends.onnx_convolution import ConvolutionOps
 from clearline.backends.onnx_graph import Edge
-from clearline.backends.onnx_products import Norm, ProductOps, Silu
+from clearline.backends.onnx_products import Norm, Silu
 from clearline.ops import Weight
 
 
-class TraceOps(ProductOps, AttentionOps, ConvolutionOps):
+class TraceOps(AttentionOps, ConvolutionOps):
     """See `clearline.ops.Ops` for what each operation means. Here are those that compute element by element or multiply."""
 
     def embed(self, ids: Edge, table: Weight) -> Edge:
@@ -18,22 +18,22 @@ class TraceOps(ProductOps, AttentionOps, ConvolutionOps):
         return self.where_equal(ids, -1, self.constant(np.array(0, np.float32)), rows)
 
     def linear(self, x: Edge, weight: Weight, bias: Weight | None = None) -> Edge:
-        if weight.bits:
-            y = self.quantised(x, weight)
-        else:
-            y = self.emit("MatMul", [x, self.weight(weight, "transposed")], (*x.shape[:-1], weight.shape[0]))
-        return y if bias is None else self.emit("Add", [y, self.weight(bias)], y.shape)
+        y = self.product(x, weight)
+        return y if bias is None else self.with_bias(y, self.weight(bias))
 
     def scale(self, x: Edge, weight: Weight) -> Edge:
-        return self.emit("Mul", [x, self.weight(weight, "vector")], x.shape)
+        return self.with_factor(x, self.weight(weight, "vector"))
 
     def rms_norm(self, x: Edge, gain: Weight, eps: float) -> Edge:
         y = self.emit("SimplifiedLayerNormalization", [x, self.weight(gain, "vector")], x.shape, axis=-1, epsilon=eps)
-        self.origin[y.name] = Norm(x, gain, eps)
+        self.origin[y.name] = Norm(x, self.weight(gain, "vector"), None, eps)
         return y
 
     def layer_norm(self, x: Edge, gain: Weight, bias: Weight, eps: float) -> Edge:
-        return self.emit("LayerNormalization", [x, self.weight(gain), self.weight(bias)], x.shape, axis=-1, epsilon=eps)
+        parts = self.weight(gain), self.weight(bias)
+        y = self.emit("LayerNormalization", [x, *parts], x.shape, axis=-1, epsilon=eps)
+        self.origin[y.name] = Norm(x, *parts, eps)
+        return y
 
     def activation(self, x: Edge, name: str, alpha: float = 1.0) -> Edge:
         match name:
@@ -48,6 +48,8 @@ class TraceOps(ProductOps, AttentionOps, ConvolutionOps):
         raise AssertionError(name)
 
     def _elu(self, x: Edge, alpha: float) -> Edge:
+        if alpha == 1 and "Elu" in self.native:
+            return self.emit("Elu", [x], x.shape, domain="clearline", size=list(x.shape))
         # ONNX Runtime's own Elu rounds differently where threads divide its input. With e^x - 1 >= x, and equal signs,
         # the larger of x and e^min(x,0) - 1 is the ELU of alpha 1.
         zero, one = (self.constant(np.array(i, np.float32)) for i in (0, 1))
@@ -57,7 +59,7 @@ class TraceOps(ProductOps, AttentionOps, ConvolutionOps):
         return self.emit("Relu", [x], x.shape) + low * self.constant(np.array(alpha, np.float32))
 
     def bias(self, x: Edge, bias: Weight) -> Edge:
-        return self.emit("Add", [x, self.weight(bias)], x.shape)
+        return self.with_bias(x, self.weight(bias))
 
     def nearest_code(self, x: Edge, codebook: Weight) -> Edge:
         similarity = self.emit("MatMul", [x, self.weight(codebook, "transposed")], (*x.shape[:-1], codebook.shape[0]))

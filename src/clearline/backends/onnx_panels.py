@@ -1,6 +1,12 @@
-"""Quantised matrices in panels of 16 rows, as the native product reads them (`native/products.h`): one stream from end to end."""
+"""Matrices in panels of 16 rows, as the native product reads them (`native/kernels.h`): one stream from end to end.
 
-from typing import Any
+Layouts: of a quantised weight "panel codes", "panel scales", "panel zeros", "panel biases"; of a dense one "panel linear",
+"panel taps", "panel spread" the matrix it is in a product, as floats, or "panel overlap", or with " int16" after it in 16 bits, and with
+" scales" after that the scales of those.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -8,45 +14,92 @@ import numpy as np
 from clearline.ops import Weight
 
 PANEL = 16
+# Columns of an int16 matrix with one scale, and its largest code.
+GROUP16, TOP16 = 32, 32767
+Kind = Literal["linear", "taps", "spread", "overlap"]
+
+
+def matrix(weight: Weight, kind: str) -> np.ndarray:
+    """The matrix [out, in] of a dense weight: a linear's own; "taps": a convolution's [out, in, k] as [out, k in]; "spread": a
+    transposed one's [in, out, k] as [k out, in]; "overlap": one of k = 2 stride, as [stride out, 2 in], for the input before and
+    the input at a block of outputs."""
+    values = weight.dense(np.float32)
+    if kind == "taps":
+        return values.transpose(0, 2, 1).reshape(values.shape[0], -1)
+    if kind == "spread":
+        return values.transpose(2, 1, 0).reshape(-1, values.shape[0])
+    if kind == "overlap":
+        halves = values.reshape(*values.shape[:2], 2, -1)[:, :, ::-1]  # [in, out, input before or at, stride]
+        return halves.transpose(3, 1, 2, 0).reshape(-1, 2 * values.shape[0])
+    return values
+
+
+def matrix_shape(weight: Weight, kind: str) -> tuple[int, int]:
+    """The shape of `matrix`."""
+    first, *rest = weight.shape
+    if kind == "linear":
+        return first, rest[0]
+    if kind == "overlap":
+        return rest[0] * rest[1] // 2, 2 * first
+    return (first, rest[0] * rest[1]) if kind == "taps" else (rest[0] * rest[1], first)
 
 
 def panel_shape(weight: Weight, layout: str) -> tuple[int, ...]:
-    """Shape of an array of this layout: codes in words of 4 bytes, the rest one (zeros of 4 bits: half a byte) a group and row."""
+    """Shape of the array of this layout: [panels, column or group, row]; of codes the bytes of a panel, of zeros those of a group."""
+    _, part, *rest = layout.split()
+    if not weight.bits:
+        rows, columns = matrix_shape(weight, part)
+        return (-(-rows // PANEL), columns // GROUP16 if "scales" in rest else columns, PANEL)
     panels, groups = -(-weight.shape[0] // PANEL), weight.shape[1] // weight.group
-    if layout == "panel codes":
+    if part == "codes":
         return (panels, weight.shape[1] * weight.bits // 8 * PANEL)
-    if layout == "panel zeros":
-        return (panels, groups, PANEL * weight.bits // 8)
-    return (panels, groups, PANEL)
+    return (panels, groups, PANEL * weight.bits // 8 if part == "zeros" else PANEL)
 
 
 def panel_type(weight: Weight, layout: str) -> Any:
     """Element type of an array of this layout; bfloat16 as its bits."""
     if layout in ("panel codes", "panel zeros"):
         return np.uint8
-    return np.uint16 if weight.narrow else np.float32
+    if layout.endswith("int16"):
+        return np.int16
+    return np.uint16 if weight.bits and weight.narrow else np.float32
 
 
-def fill_panels(weight: Weight, layout: str, into: np.ndarray) -> None:
-    """Write the array of this layout into one of its shape and type."""
-    if layout == "panel codes":
-        words = _panels(np.ascontiguousarray(weight.data, np.uint8).view(np.uint32))
+def panels(weight: Weight, layout: str, empty: Callable[[tuple[int, ...], Any], np.ndarray]) -> np.ndarray:
+    """The array of this layout, in memory from `empty(shape, dtype)`."""
+    into = empty(panel_shape(weight, layout), panel_type(weight, layout))
+    _, part, *rest = layout.split()
+    if not weight.bits:
+        values = matrix(weight, part)
+        if rest:
+            codes, scales = _in_16_bits(values)
+            values = scales if "scales" in rest else codes
+        np.copyto(into, _rows_together(values), casting="unsafe")
+    elif part == "codes":
+        words = _rows_together(np.ascontiguousarray(weight.data, np.uint8).view(np.uint32))
         np.copyto(into.view(np.uint32).reshape(words.shape), words)
-    elif layout == "panel zeros":
+    elif part == "zeros":
         zeros = weight.zero_points()
         assert zeros is not None
-        rows = _panels(zeros)
+        rows = _rows_together(zeros)
         np.copyto(into, rows if weight.bits == 8 else rows[..., 0::2] | rows[..., 1::2] << 4)
     else:
-        array = weight.scale if "scales" in layout else weight.bias
+        array = weight.scale if part == "scales" else weight.bias
         assert array is not None
-        if into.dtype == np.uint16:
-            np.copyto(into, _panels(array.astype(ml_dtypes.bfloat16).view(np.uint16)))
-        else:
-            np.copyto(into, _panels(array.astype(np.float32)))
+        narrow = array.astype(ml_dtypes.bfloat16).view(np.uint16) if into.dtype == np.uint16 else array.astype(np.float32)
+        np.copyto(into, _rows_together(narrow))
+    return into
 
 
-def _panels(array: np.ndarray) -> np.ndarray:
+def _in_16_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [out, in] and scales [out, in / 32]: scale = max|w| / 32767, code = round(w / scale)."""
+    groups = values.reshape(len(values), -1, GROUP16)
+    scales = np.abs(groups).max(-1) / np.float32(TOP16)
+    codes = np.rint(np.divide(groups, scales[..., None], out=np.zeros_like(groups), where=scales[..., None] != 0))
+    return codes.reshape(values.shape), scales
+
+
+def _rows_together(array: np.ndarray) -> np.ndarray:
     """[rows, n] -> [panels, n, 16], the last panel filled up with zeros."""
     short = -len(array) % PANEL
     if short:

@@ -1,16 +1,17 @@
-"""Products with quantised weights as one node each, together with the norm or the gate before it and the sum after it.
+"""Matrix products as one node each, with what stands before and after them in a layer: norm or gate, bias, scale, residual sum.
 
-Where Clearline's own operations run (`clearline.backends.native`) they take the weights in panels of 16 rows and round
-activations to 16 bits; elsewhere ONNX Runtime's `MatMulNBits` rounds them to 8.
+Where Clearline's own operations run (`clearline.backends.native`) they take matrices in panels of 16 rows, and round the
+activations that meet quantised weights to 16 bits; elsewhere ONNX Runtime's `MatMul` and `MatMulNBits` do it, which rounds them
+to 8.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from clearline.backends.onnx_graph import Edge, GraphOps, Slice
+from clearline.backends.onnx_panels import GROUP16, PANEL, Kind, matrix_shape
 from clearline.ops import Weight
 
 # A group's sum of 8-bit codes times 16-bit values must fit into 32 bits.
@@ -19,18 +20,12 @@ _LARGEST_GROUP = 256
 
 @dataclass(frozen=True)
 class Norm:
-    """An edge made by RMS normalisation of `source`."""
+    """An edge made by RMS normalisation of `source`, or with a shift by layer normalisation."""
 
     source: Edge
-    gain: Weight
+    gain: Edge
+    shift: Edge | None
     eps: float
-
-
-@dataclass(frozen=True)
-class Gate:
-    """An edge that is silu(first half of `source`) * second half."""
-
-    source: Edge
 
 
 @dataclass(frozen=True)
@@ -41,57 +36,101 @@ class Silu:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """An edge that is silu(first half of `source`) * second half."""
+
+    source: Edge
+
+
+@dataclass(frozen=True)
 class Product:
-    """An edge that is a product, which may still take a sum in."""
+    """An edge that is (prepared(x) W^T + bias) factor + residual; what is None is left out and can still come in, in this order."""
 
-    inputs: list[Edge | None]
+    matrix: tuple[Edge | None, ...]  # x, codes, scales, zeros, biases, gain, shift
     attributes: dict[str, Any]
-
-
-def panelled(weight: Weight) -> bool:
-    """Whether a quantised matrix can be laid out for the native product."""
-    return weight.group % 16 == 0 and weight.group <= _LARGEST_GROUP and weight.shape[1] % weight.group == 0
+    bias: Edge | None = None
+    factor: Edge | None = None
+    residual: Edge | None = None
 
 
 class ProductOps(GraphOps):
-    """`linear` for quantised weights; see `clearline.ops.Ops`."""
+    """Products and what becomes part of them; see `clearline.ops.Ops` for what each operation means."""
 
-    def quantised(self, x: Edge, weight: Weight) -> Edge:
-        """y = x W^T."""
-        return self._product(x, weight) if "Product" in self.native and panelled(weight) else self._matmul_nbits(x, weight)
+    def product(self, x: Edge, weight: Weight, kind: Kind = "linear") -> Edge:
+        """y = x W^T, with the matrix W that `weight` is (`onnx_panels.matrix`)."""
+        if weight.bits:
+            fits = weight.group % PANEL == 0 and weight.group <= _LARGEST_GROUP
+            return self._quantised(x, weight) if "Product" in self.native and fits else self._matmul_nbits(x, weight)
+        rows, columns = matrix_shape(weight, kind)
+        if self.windowed(weight, kind):
+            return self.windows(x, x.shape[:-1], columns, weight, kind)
+        return self.emit("MatMul", [x, self.weight(weight, "transposed" if kind == "linear" else kind)], (*x.shape[:-1], rows))
 
-    def _product(self, x: Edge, weight: Weight) -> Edge:
-        zeros = biases = gain = None
+    def windowed(self, weight: Weight, kind: Kind) -> bool:
+        """Whether `windows` can be had for a dense weight."""
+        rows, columns = matrix_shape(weight, kind)
+        return "Product" in self.native and rows >= PANEL and columns % 2 == 0
+
+    def windows(self, x: Edge, outer: tuple[int, ...], step: int, weight: Weight, kind: Kind) -> Edge:
+        """y [*outer, out] = W times the windows of x that begin every `step` values."""
+        layout, shape = f"panel {kind}", matrix_shape(weight, kind)
+        if self.int16 and shape[1] % GROUP16 == 0:
+            codes, scales = self.weight(weight, f"{layout} int16"), self.weight(weight, f"{layout} int16 scales")
+            return self._native(x, outer, step, shape, (codes, scales, None, None), bits=16, group=GROUP16, narrow=0)
+        return self._native(x, outer, step, shape, (self.weight(weight, layout), None, None, None), bits=32, group=1, narrow=0)
+
+    def _quantised(self, x: Edge, weight: Weight) -> Edge:
+        zeros = biases = None
         if weight.bias is not None:
             if weight.zero_points() is not None:
                 zeros = self.weight(weight, "panel zeros")
             else:
                 biases = self.weight(weight, "panel biases")
-        made, eps = self.origin.get(x.name), 0.0
-        if isinstance(made, Norm):
-            x, gain, eps = made.source, self.weight(made.gain, "vector"), made.eps
-        elif isinstance(made, Gate):
-            x = made.source
-        shape = (*x.shape[:-1], weight.shape[0])
-        inputs = [x, self.weight(weight, "panel codes"), self.weight(weight, "panel scales"), zeros, biases, gain]
-        attributes = {
-            "outer": list(x.shape[:-1]), "rows": math.prod(x.shape[:-1]), "K": weight.shape[1], "N": weight.shape[0],
-            "bits": weight.bits, "group": weight.group, "narrow": int(weight.narrow), "gated": int(isinstance(made, Gate)),
-            "eps": float(eps),
-        }  # fmt: skip
-        return self._emit_product(Product(inputs, attributes), shape)
+        parts = (self.weight(weight, "panel codes"), self.weight(weight, "panel scales"), zeros, biases)
+        shape = weight.shape[0], weight.shape[1]
+        return self._native(
+            x, x.shape[:-1], shape[1], shape, parts, bits=weight.bits, group=weight.group, narrow=int(weight.narrow)
+        )
 
-    def _emit_product(self, product: Product, shape: tuple[int, ...]) -> Edge:
-        y = self.emit("Product", product.inputs, shape, domain="clearline", **product.attributes)
+    def _native(
+        self, x: Edge, outer: tuple[int, ...], step: int, shape: tuple[int, int], parts: tuple[Edge | None, ...], **attributes: int
+    ) -> Edge:
+        made, gain, shift, eps, gated = self.origin.get(x.name), None, None, 0.0, 0
+        if step == shape[1]:
+            if isinstance(made, Norm):
+                x, gain, shift, eps = made.source, made.gain, made.shift, made.eps
+            elif isinstance(made, Gate):
+                x, step, gated = made.source, 2 * step, 1
+        sizes = {"outer": list(outer), "step": step, "K": shape[1], "N": shape[0], "gated": gated, "eps": float(eps)}
+        return self._emit_product(Product((x, *parts, gain, shift), sizes | attributes))
+
+    def _emit_product(self, product: Product) -> Edge:
+        shape = (*product.attributes["outer"], product.attributes["N"])
+        inputs = [*product.matrix, product.bias, product.factor, product.residual]
+        y = self.emit("Product", inputs, shape, domain="clearline", **product.attributes)
         self.origin[y.name] = product
         return y
 
+    def with_bias(self, y: Edge, bias: Edge) -> Edge:
+        """y + bias over the last axis."""
+        made = self.origin.get(y.name)
+        if isinstance(made, Product) and made.bias is made.factor is made.residual is None:
+            return self._emit_product(replace(made, bias=bias))
+        return self.emit("Add", [y, bias], y.shape)
+
+    def with_factor(self, y: Edge, factor: Edge) -> Edge:
+        """y * factor over the last axis."""
+        made = self.origin.get(y.name)
+        if isinstance(made, Product) and made.factor is made.residual is None:
+            return self._emit_product(replace(made, factor=factor))
+        return self.emit("Mul", [y, factor], y.shape)
+
     def combine(self, op: str, a: Edge, b: Edge) -> Edge:
         if op == "Add":
-            for product, residual in ((b, a), (a, b)):
-                made = self.origin.get(product.name)
-                if isinstance(made, Product) and len(made.inputs) == 6 and product.shape == residual.shape:
-                    return self._emit_product(Product([*made.inputs, residual], made.attributes), product.shape)
+            for y, residual in ((b, a), (a, b)):
+                made = self.origin.get(y.name)
+                if isinstance(made, Product) and made.residual is None and y.shape == residual.shape:
+                    return self._emit_product(replace(made, residual=residual))
         y = super().combine(op, a, b)
         if op == "Mul":
             source = self._gated(self.origin.get(a.name), self.origin.get(b.name))
@@ -106,7 +145,7 @@ class ProductOps(GraphOps):
         gate = self.origin.get(a.source.name)
         last, whole = len(b.source.shape) - 1, b.source.shape[-1]
         halves = gate == Slice(b.source, last, 0, whole // 2) and b == Slice(b.source, last, whole // 2, whole)
-        return b.source if halves else None
+        return b.source if halves and whole % (2 * PANEL) == 0 else None
 
     def _matmul_nbits(self, x: Edge, weight: Weight) -> Edge:
         shape = (*x.shape[:-1], weight.shape[0])

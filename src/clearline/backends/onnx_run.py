@@ -29,14 +29,8 @@ class _OnnxProgram:
         backend: "Onnx",
     ) -> None:
         state = list(state)
-        graph = trace(
-            step,
-            weights,
-            state,
-            inputs,
-            {spec.path for spec in state if ring_class(spec, backend.int8) is Int8Ring},
-            backend.native,
-        )
+        int8 = {spec.path for spec in state if ring_class(spec, backend.int8) is Int8Ring}
+        graph = trace(step, weights, state, inputs, int8, backend.native, backend.int16)
         self._graph = graph
         self._inputs = {name: np.int64 if spec.ids else np.float32 for name, spec in inputs.items()}
         rows = {name for names in graph.rings.values() for name in names} | set(graph.in_place.values())
@@ -107,10 +101,11 @@ class Onnx:
         """Largest error of products with quantised weights: ours round activations to 16 bits, ONNX Runtime's to 8."""
         return 1e-7 if "Product" in self.native else 2e-4
 
-    def __init__(self, threads: int | None = None, int8: bool = False) -> None:
+    def __init__(self, threads: int | None = None, int8: bool = False, int16: bool = False) -> None:
         """`int8`: keys and values of long rings in int8, a quarter of the bytes. Results are then not those of float32."""
         self._threads = threads
         self.int8 = int8
+        self.int16 = int16
         self.native = native.operations()
         self.kernels = native.kernels()
         self._memory = HugeMemory()

@@ -44,4 +44,6 @@ def kernels() -> str:
 
 def operations() -> frozenset[str]:
     """Those of ours that are used on this machine."""
-    return {"onnxruntime": frozenset[str](), "plain": frozenset({"Attend"})}.get(kernels(), frozenset({"Attend", "Product"}))
+    return {"onnxruntime": frozenset[str](), "plain": frozenset({"Attend", "Elu"})}.get(
+        kernels(), frozenset({"Attend", "Elu", "Product"})
+    )

@@ -25,10 +25,10 @@ typedef int8_t Signed __attribute__((vector_size(16)));
 #define load(type, at) (*(struct { type value; } __attribute__((packed, aligned(1), may_alias)) *)(at)).value
 
 // x combined with itself in halves, quarters, eighths: every lane then has what all of them give together.
-#define FOLD(x, combine)                                                                                                            \
-    x = combine(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));                            \
-    x = combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));                            \
-    x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));                            \
+#define FOLD(x, combine)                                                                                 \
+    x = combine(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
+    x = combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
+    x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
     x = combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
 #define PLUS(a, b) ((a) + (b))
 
@@ -38,34 +38,41 @@ INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)
 INLINE Floats smaller(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE Ints nearest(Floats x) { return (Ints)_mm512_cvtps_epi32((__m512)x); }
 INLINE Ints from_int8(const int8_t *at) { return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)); }
+INLINE Floats from_int16(const void *at) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(at))); }
 #elif defined(__AVX2__)
-#define HALVES(type, value, of)                                                                                                     \
-    type halves[2] = {value(0), value(1)};                                                                                          \
+#define HALVES(type, value, of)            \
+    type halves[2] = {value(0), value(1)}; \
     return load(of, halves)
 #define HALF(x, i) ((__m256 *)&(x))[i]
 #define LARGER(i) _mm256_max_ps(HALF(a, i), HALF(b, i))
 #define SMALLER(i) _mm256_min_ps(HALF(a, i), HALF(b, i))
 #define NEAREST(i) _mm256_cvtps_epi32(HALF(x, i))
 #define FROM_INT8(i) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(at + 8 * i)))
+#define FROM_INT16(i) _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)at + i)))
 INLINE Floats larger(Floats a, Floats b) { HALVES(__m256, LARGER, Floats); }
 INLINE Floats smaller(Floats a, Floats b) { HALVES(__m256, SMALLER, Floats); }
 INLINE Ints nearest(Floats x) { HALVES(__m256i, NEAREST, Ints); }
 INLINE Ints from_int8(const int8_t *at) { HALVES(__m256i, FROM_INT8, Ints); }
+INLINE Floats from_int16(const void *at) { HALVES(__m256, FROM_INT16, Floats); }
 #else
 INLINE Floats larger(Floats a, Floats b) {
-    for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
+    for (int i = 0; i < LANES; i++)
+        a[i] = a[i] > b[i] ? a[i] : b[i];
     return a;
 }
 INLINE Floats smaller(Floats a, Floats b) {
-    for (int i = 0; i < LANES; i++) a[i] = a[i] < b[i] ? a[i] : b[i];
+    for (int i = 0; i < LANES; i++)
+        a[i] = a[i] < b[i] ? a[i] : b[i];
     return a;
 }
 INLINE Ints nearest(Floats x) {
     Ints y;
-    for (int i = 0; i < LANES; i++) y[i] = (int32_t)__builtin_rintf(x[i]);
+    for (int i = 0; i < LANES; i++)
+        y[i] = (int32_t)__builtin_rintf(x[i]);
     return y;
 }
 INLINE Ints from_int8(const int8_t *at) { return __builtin_convertvector(load(Signed, at), Ints); }
+INLINE Floats from_int16(const void *at) { return __builtin_convertvector(load(Halves, at), Floats); }
 #endif
 
 INLINE Floats all(float x) { return (Floats){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
@@ -98,13 +105,33 @@ INLINE Floats exponential(Floats x) {
     return s * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
-static void normalise(const float *x, const float *gain, float eps, int64_t size, float *y) {
+static void rms_norm(const float *x, const float *gain, float eps, int64_t size, float *y) {
     Floats squares = {0};
     int64_t i = 0;
-    for (; i + LANES <= size; i += LANES) squares += load(Floats, x + i) * load(Floats, x + i);
-    for (int j = 0; i < size; i++, j++) squares[j] += x[i] * x[i];
+    for (; i + LANES <= size; i += LANES)
+        squares += load(Floats, x + i) * load(Floats, x + i);
+    for (int j = 0; i < size; i++, j++)
+        squares[j] += x[i] * x[i];
     float factor = 1 / sqrtf(sum_of(squares) / (float)size + eps);
-    for (i = 0; i < size; i++) y[i] = x[i] * factor * gain[i];
+    for (i = 0; i < size; i++)
+        y[i] = x[i] * factor * gain[i];
+}
+
+static void layer_norm(const float *x, const float *gain, const float *shift, float eps, int64_t size, float *y) {
+    Floats sums = {0}, squares = {0};
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES)
+        sums += load(Floats, x + i);
+    for (int j = 0; i < size; i++, j++)
+        sums[j] += x[i];
+    float mean = sum_of(sums) / (float)size;
+    for (i = 0; i + LANES <= size; i += LANES)
+        squares += (load(Floats, x + i) - mean) * (load(Floats, x + i) - mean);
+    for (int j = 0; i < size; i++, j++)
+        squares[j] += (x[i] - mean) * (x[i] - mean);
+    float factor = 1 / sqrtf(sum_of(squares) / (float)size + eps);
+    for (i = 0; i < size; i++)
+        y[i] = (x[i] - mean) * factor * gain[i] + shift[i];
 }
 
 static void gate(const float *x, int64_t size, float *y) {
@@ -114,12 +141,29 @@ static void gate(const float *x, int64_t size, float *y) {
     }
 }
 
+static void elu(const float *x, int64_t size, float *y) {
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        Floats a = load(Floats, x + i);
+        // e^x - 1 is never below x: with the smaller of x and 0 in it, the larger of the two is the result.
+        load(Floats, y + i) = larger(exponential(smaller(all(0), a)) - 1.0f, a);
+    }
+    if (i == size)
+        return;
+    float rest[LANES] = {0};
+    memcpy(rest, x + i, (size_t)(size - i) * sizeof *x);
+    elu(rest, LANES, rest);
+    memcpy(y + i, rest, (size_t)(size - i) * sizeof *x);
+}
+
 // -- products -----------------------------------------------------------------------------------------------------------------
 
-// Sixteen values as `group_sums` wants them. Where 4-bit codes lie two in a byte, low halves are the even columns and high halves the
-// odd ones: of every eight values the even four come first. AVX-512 VNNI has products of bytes: 256 high + low, four of each in turn.
+// Sixteen values as `group_sums` wants them. Where 4-bit codes lie two in a byte, low halves are the even columns and high halves
+// the odd ones: of every eight values the even four come first. AVX-512 VNNI has products of bytes: 256 high + low, four of each in
+// turn.
 INLINE void keep(int8_t *at, Ints values, int64_t bits) {
-    if (bits == 4) values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    if (bits == 4)
+        values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
 #if defined(__AVX512VNNI__)
     Ints high = (values + 128) >> 8;
     Signed a = (Signed)_mm512_cvtepi32_epi8((__m512i)high), b = (Signed)_mm512_cvtepi32_epi8((__m512i)(values - 256 * high));
@@ -189,13 +233,15 @@ INLINE Ints group_sums(const uint8_t *codes, const int8_t *values, int64_t group
 #elif defined(__AVX2__)
     const __m128i half = _mm_set1_epi8(15);
     __m256i sums[4], rows[2]; // of four rows each, two sums a row
-    for (int i = 0; i < 4; i++) sums[i] = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++)
+        sums[i] = _mm256_setzero_si256();
     for (int64_t k = 0; k < group; k += 8, values += 16) {
         int64_t words[2];
         memcpy(words, values, 16);
         __m256i even = _mm256_set1_epi64x(words[0]), odd = _mm256_set1_epi64x(words[1]);
         __builtin_prefetch(codes + AHEAD);
-        if (bits == 8) __builtin_prefetch(codes + AHEAD + 64);
+        if (bits == 8)
+            __builtin_prefetch(codes + AHEAD + 64);
         for (int i = 0; i < 4; i++) {
             __m128i first = _mm_loadu_si128((const __m128i *)codes + i), second;
             if (bits == 4) {
@@ -228,59 +274,145 @@ INLINE Ints group_sums(const uint8_t *codes, const int8_t *values, int64_t group
 }
 
 INLINE Ints load_zeros(const uint8_t *zeros, int bits) {
-    if (bits == 8) return __builtin_convertvector(load(Bytes, zeros), Ints);
+    if (bits == 8)
+        return __builtin_convertvector(load(Bytes, zeros), Ints);
 #if defined(__AVX512VNNI__)
     // Each of eight bytes once for its even row and once, shifted, for the odd one.
     __m512i pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)zeros)), half = _mm512_set1_epi64(15);
     return (Ints)_mm512_or_si512(_mm512_and_si512(pairs, half), _mm512_slli_epi64(_mm512_srli_epi64(pairs, 4), 32));
 #else
     Ints all;
-    for (int row = 0; row < PANEL; row++) all[row] = row & 1 ? zeros[row / 2] >> 4 : zeros[row / 2] & 15;
+    for (int row = 0; row < PANEL; row++)
+        all[row] = row & 1 ? zeros[row / 2] >> 4 : zeros[row / 2] & 15;
     return all;
 #endif
 }
 
 INLINE Floats load_scales(const void *at, int narrow) {
-    if (!narrow) return load(Floats, at);
+    if (!narrow)
+        return load(Floats, at);
     return (Floats)(__builtin_convertvector(load(Shorts, at), Ints) << 16);
 }
 
-INLINE void panels(const Matrix *m, const Vector *x, int64_t first, int64_t last, const float *residual, float *y, int bits, int narrow,
-                   int zeros, int biases) {
-    const int64_t groups = m->columns / m->group, code_bytes = m->group * bits / 8 * PANEL, scale_bytes = PANEL * (narrow ? 2 : 4);
-    for (int64_t at = 0; at < AHEAD; at += 64) __builtin_prefetch(m->codes + first * groups * code_bytes + at);
-    for (int64_t p = first; p < last; p++) {
-        const uint8_t *codes = m->codes + p * groups * code_bytes, *points = m->zeros + p * groups * PANEL * bits / 8;
-        const char *scales = (const char *)m->scales + p * groups * scale_bytes, *offsets = (const char *)m->biases + p * groups * scale_bytes;
-        Floats total = {0};
-        for (int64_t g = 0; g < groups; g++) {
-            __builtin_prefetch(scales + g * scale_bytes + 1024);
-            Ints sums = group_sums(codes + g * code_bytes, x->values + g * m->group * 2, m->group, bits);
-            if (zeros)
-                sums -= load_zeros(points + g * PANEL * bits / 8, bits) * x->sum[g];
-            else if (!biases)
-                sums -= x->sum[g] * (bits == 4 ? 8 : 128);
-            total += __builtin_convertvector(sums, Floats) * (load_scales(scales + g * scale_bytes, narrow) * x->step[g]);
-            if (biases) total += load_scales(offsets + g * scale_bytes, narrow) * (x->step[g] * (float)x->sum[g]);
-        }
-        int64_t at = p * PANEL, count = m->rows - at < PANEL ? m->rows - at : PANEL;
-        for (int64_t i = 0; i < count; i++) y[at + i] = total[i] + (residual ? residual[at + i] : 0);
+INLINE void finish(Floats total, const Matrix *m, const After *after, int64_t panel, int64_t vector, float *y) {
+    const int64_t at = panel * PANEL, count = m->rows - at < PANEL ? m->rows - at : PANEL;
+    y += vector * m->rows + at;
+    const float *residual = after->residual ? after->residual + vector * m->rows + at : NULL;
+    if (count == PANEL) {
+        if (after->bias)
+            total += load(Floats, after->bias + at);
+        if (after->factor)
+            total *= load(Floats, after->factor + at);
+        load(Floats, y) = residual ? total + load(Floats, residual) : total;
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        float value = total[i] + (after->bias ? after->bias[at + i] : 0);
+        if (after->factor)
+            value *= after->factor[at + i];
+        y[i] = residual ? value + residual[i] : value;
     }
 }
 
-// Each kind of matrix as code of its own.
-#define KIND(BITS, NARROW, ZEROS, BIASES)                                                                                           \
-    if (m->bits == BITS && m->narrow == NARROW && !m->zeros == !ZEROS && !m->biases == !BIASES) {                                   \
-        panels(m, x, first, last, residual, y, BITS, NARROW, ZEROS, BIASES);                                                        \
-        return;                                                                                                                     \
+INLINE void panel(const Matrix *m, const Vector *x, int64_t p, int64_t vector, const After *after, float *y, int bits, int narrow,
+                  int zeros, int biases) {
+    const int64_t groups = m->columns / m->group, code_bytes = m->group * bits / 8 * PANEL, scale_bytes = PANEL * (narrow ? 2 : 4);
+    const uint8_t *codes = m->codes + p * groups * code_bytes, *points = m->zeros + p * groups * PANEL * bits / 8;
+    const char *scales = (const char *)m->scales + p * groups * scale_bytes,
+               *offsets = (const char *)m->biases + p * groups * scale_bytes;
+    Floats total = {0};
+    for (int64_t g = 0; g < groups; g++) {
+        __builtin_prefetch(scales + g * scale_bytes + 1024);
+        Ints sums = group_sums(codes + g * code_bytes, x->values + g * m->group * 2, m->group, bits);
+        if (zeros)
+            sums -= load_zeros(points + g * PANEL * bits / 8, bits) * x->sum[g];
+        else if (!biases)
+            sums -= x->sum[g] * (bits == 4 ? 8 : 128);
+        total += __builtin_convertvector(sums, Floats) * (load_scales(scales + g * scale_bytes, narrow) * x->step[g]);
+        if (biases)
+            total += load_scales(offsets + g * scale_bytes, narrow) * (x->step[g] * (float)x->sum[g]);
+    }
+    finish(total, m, after, p, vector, y);
+}
+
+INLINE void begin(const Matrix *m, int64_t first) {
+    const uint8_t *codes = m->codes + first * PANEL * m->columns * m->bits / 8;
+    for (int64_t at = 0; at < AHEAD; at += 64)
+        __builtin_prefetch(codes + at);
+}
+
+// Each kind of matrix as code of its own. A panel is read once and serves every vector.
+#define KIND(BITS, NARROW, ZEROS, BIASES)                                                         \
+    if (m->bits == BITS && m->narrow == NARROW && !m->zeros == !ZEROS && !m->biases == !BIASES) { \
+        for (int64_t p = first; p < last; p++)                                                    \
+            for (int64_t i = 0; i < count; i++)                                                   \
+                panel(m, x + i, p, i, after, y, BITS, NARROW, ZEROS, BIASES);                     \
+        return;                                                                                   \
     }
 #define KINDS(BITS, NARROW) KIND(BITS, NARROW, 0, 0) KIND(BITS, NARROW, 1, 0) KIND(BITS, NARROW, 0, 1)
 
-static void product(const Matrix *m, const Vector *x, int64_t first, int64_t last, const float *residual, float *y) {
+static void product(const Matrix *m, const Vector *x, int64_t count, int64_t first, int64_t last, const After *after, float *y) {
+    begin(m, first);
     KINDS(4, 0)
     KINDS(4, 1)
     KINDS(8, 0)
     KINDS(8, 1)
+}
+
+// `count` vectors at once, two sums each: odd and even columns.
+INLINE void float_panel(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t p, int64_t vector, const After *after,
+                        float *y, int bits) {
+    const int64_t columns = m->columns, group = bits == 16 ? m->group : columns;
+    const uint8_t *codes = m->codes + p * columns * PANEL * bits / 8;
+    const char *scales = (const char *)m->scales + p * (columns / group) * PANEL * 4;
+    Floats total[4] = {{0}};
+    for (int64_t k = 0; k < columns; k += group, scales += PANEL * 4) {
+        Floats sums[4] = {{0}}, others[4] = {{0}};
+        for (int64_t e = k; e < k + group; e += 2) {
+            Floats even, odd;
+            __builtin_prefetch(codes + AHEAD);
+            if (bits == 16) {
+                even = from_int16(codes);
+                odd = from_int16(codes + 32);
+                codes += 64;
+            } else {
+                even = load(Floats, codes);
+                odd = load(Floats, codes + 64);
+                __builtin_prefetch(codes + AHEAD + 64);
+                codes += 128;
+            }
+            for (int64_t i = 0; i < count; i++) {
+                sums[i] += even * x[i * step + e];
+                others[i] += odd * x[i * step + e + 1];
+            }
+        }
+        for (int64_t i = 0; i < count; i++)
+            total[i] = bits == 16 ? total[i] + (sums[i] + others[i]) * load(Floats, scales) : sums[i] + others[i];
+    }
+    for (int64_t i = 0; i < count; i++)
+        finish(total[i], m, after, p, vector + i, y);
+}
+
+INLINE void float_panels(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t first, int64_t last,
+                         const After *after, float *y, int bits) {
+    for (int64_t p = first; p < last; p++) {
+        int64_t i = 0;
+        for (; i + 4 <= count; i += 4)
+            float_panel(m, x + i * step, step, 4, p, i, after, y, bits);
+        for (; i + 2 <= count; i += 2)
+            float_panel(m, x + i * step, step, 2, p, i, after, y, bits);
+        if (i < count)
+            float_panel(m, x + i * step, step, 1, p, i, after, y, bits);
+    }
+}
+
+static void float_product(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t first, int64_t last,
+                          const After *after, float *y) {
+    begin(m, first);
+    if (m->bits == 16)
+        float_panels(m, x, step, count, first, last, after, y, 16);
+    else
+        float_panels(m, x, step, count, first, last, after, y, 32);
 }
 
 // -- attention ----------------------------------------------------------------------------------------------------------------
@@ -311,7 +443,8 @@ static void append(const Head *head, int64_t dim, int64_t slot, const float *k, 
 
 // Sixteen values of a cached row.
 INLINE Floats sixteen(const void *row, int64_t at, int whole) {
-    if (whole) return load(Floats, (const float *)row + at);
+    if (whole)
+        return load(Floats, (const float *)row + at);
     return __builtin_convertvector(from_int8((const int8_t *)row + at), Floats);
 }
 
@@ -322,14 +455,16 @@ INLINE void attend_to(const Head *head, int64_t dim, int64_t count, const float 
         const char *row = (const char *)head->k + i * row_bytes;
         Floats lanes = {0};
         for (int64_t d = 0; d < dim; d += LANES) {
-            if (d * (whole ? 4 : 1) % 64 == 0) __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
+            if (d * (whole ? 4 : 1) % 64 == 0)
+                __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
             Floats part = sixteen(row, d, whole) * load(Floats, q + d);
             lanes += whole ? part : part * head->k_scales[i * groups + d / SCALED];
         }
         weights[i] = sum_of(lanes) * root;
         largest = weights[i] > largest ? weights[i] : largest;
     }
-    for (int64_t i = count; i % LANES; i++) weights[i] = -INFINITY;
+    for (int64_t i = count; i % LANES; i++)
+        weights[i] = -INFINITY;
     Floats sums = {0};
     for (int64_t i = 0; i < count; i += LANES) {
         Floats part = exponential(load(Floats, weights + i) - largest);
@@ -340,22 +475,25 @@ INLINE void attend_to(const Head *head, int64_t dim, int64_t count, const float 
     for (int64_t i = 0; i < count; i++) {
         const char *row = (const char *)head->v + i * row_bytes;
         for (int64_t d = 0; d < dim; d += LANES) {
-            if (d * (whole ? 4 : 1) % 64 == 0) __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
-            total[d / LANES] += sixteen(row, d, whole) * (whole ? weights[i] : weights[i] * head->v_scales[i * groups + d / SCALED]);
+            if (d * (whole ? 4 : 1) % 64 == 0)
+                __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
+            total[d / LANES] +=
+                sixteen(row, d, whole) * (whole ? weights[i] : weights[i] * head->v_scales[i * groups + d / SCALED]);
         }
     }
     float part = 1 / sum_of(sums);
-    for (int64_t d = 0; d < dim; d++) y[d] = total[d / LANES][d % LANES] * part;
+    for (int64_t d = 0; d < dim; d++)
+        y[d] = total[d / LANES][d % LANES] * part;
 }
 
 // The usual head dimensions as code of their own, whose sums stay in registers.
-#define DIM(DIM_)                                                                                                                   \
-    if (dim == DIM_) {                                                                                                              \
-        if (head->k_scales)                                                                                                         \
-            attend_to(head, DIM_, count, q, weights, y, 0);                                                                         \
-        else                                                                                                                        \
-            attend_to(head, DIM_, count, q, weights, y, 1);                                                                         \
-        return;                                                                                                                     \
+#define DIM(DIM_)                                           \
+    if (dim == DIM_) {                                      \
+        if (head->k_scales)                                 \
+            attend_to(head, DIM_, count, q, weights, y, 0); \
+        else                                                \
+            attend_to(head, DIM_, count, q, weights, y, 1); \
+        return;                                             \
     }
 
 static void attend(const Head *head, int64_t dim, int64_t count, const float *q, float *weights, float *y) {
@@ -374,10 +512,13 @@ const Kernels kernels_avx2 = {
 const Kernels kernels_plain = {
     .name = "plain",
 #endif
-    .normalise = normalise,
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
     .gate = gate,
+    .elu = elu,
     .round_vector = round_vector,
     .product = product,
+    .float_product = float_product,
     .append = append,
     .attend = attend,
 };

@@ -1,13 +1,17 @@
 // Clearline's operations for ONNX Runtime, in the domain "clearline".
 //
-//     Product(x, codes, scales, zeros?, biases?, gain?, residual?) = residual + prepared(x) W^T
+//     Product(x, codes, scales?, zeros?, biases?, gain?, shift?, bias?, factor?, residual?) = (prepared(x) W^T + bias) factor +
+//     residual
 //
-// prepared: x, or x gain / sqrt(mean(x^2) + eps), or silu(first half of x) * second half.
+// prepared: x; or with a gain x gain / sqrt(mean(x^2) + eps), with a shift too (x - mean) gain / sqrt(variance + eps) + shift; or
+// where `gated` silu(first half of x) * second half.
+//
+//     Elu(x) = x where x > 0, else e^x - 1
 //
 //     Attend(q, k, v, ring_k, ring_v, position, k_scales?, v_scales?) = softmax(q K^T / sqrt(dim)) V
 //
-// It writes the new rows of k and v into the ring, behind the min(position, capacity) past ones, and attends from each new row to all
-// past ones and the new ones up to it. The ring is changed in place: it is no output.
+// It writes the new rows of k and v into the ring, behind the min(position, capacity) past ones, and attends from each new row to
+// all past ones and the new ones up to it. The ring is changed in place: it is no output.
 #include "kernels.h"
 #include "ort.h"
 
@@ -27,16 +31,19 @@ static const Kernels *kernels(void) {
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     int avx512 = avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512 && (!wanted || !*wanted)) return &kernels_avx512;
-    if (avx2 && (!wanted || strcmp(wanted, "plain"))) return &kernels_avx2;
+    if (avx512 && (!wanted || !*wanted))
+        return &kernels_avx512;
+    if (avx2 && (!wanted || strcmp(wanted, "plain")))
+        return &kernels_avx2;
 #endif
     return &kernels_plain;
 }
 
-#define TRY(call)                                                                                                                   \
-    do {                                                                                                                            \
-        OrtStatus *status_ = (call);                                                                                                \
-        if (status_) return status_;                                                                                                \
+#define TRY(call)                    \
+    do {                             \
+        OrtStatus *status_ = (call); \
+        if (status_)                 \
+            return status_;          \
     } while (0)
 
 // The data of an input, NULL where it is left out.
@@ -53,73 +60,91 @@ typedef struct Product {
     const OrtApi *api;
     const Kernels *kernels;
     Matrix matrix;
-    int64_t outer[4], rank; // the shape of x but for its columns
-    int64_t rows, gated;
+    int64_t outer[4], rank; // the shape of y but for its last dimension
+    int64_t rows, step;     // from one vector in x to the next: less than the columns where a convolution's windows overlap
+    int64_t gated;
     float eps;
 } Product;
 
 typedef struct ProductCall {
     const Kernels *kernels;
     const Matrix *matrix;
-    const Vector *vectors;
-    const float *residual;
+    const Vector *vectors; // rounded, for codes of 4 and 8 bits
+    const float *x;
+    const After *after;
     float *y;
-    int64_t rows, panels, parts;
+    int64_t step, rows, panels, parts;
+    int by_rows; // parts are rows, not panels
 } ProductCall;
 
-// Codes that a thread takes at a time: enough to read ahead in, and few enough that threads end together.
-enum { PART_BYTES = 128 * 1024 };
+// What a thread takes at a time: enough codes to read ahead in, or multiplications enough to be worth it, and little enough that
+// threads end together.
+enum { PART_BYTES = 128 * 1024, PART_WORK = 1 << 19, MANY_ROWS = 64 };
 
 static void product_part(void *data, size_t index) {
     const ProductCall *call = data;
-    const Matrix *m = call->matrix;
-    int64_t first = call->panels * (int64_t)index / call->parts, last = call->panels * ((int64_t)index + 1) / call->parts;
-    if (call->rows == 1) {
-        call->kernels->product(m, call->vectors, first, last, call->residual, call->y);
-        return;
+    const int64_t all = call->by_rows ? (call->rows + 3) / 4 : call->panels;
+    int64_t first = all * (int64_t)index / call->parts, last = all * ((int64_t)index + 1) / call->parts;
+    if (call->vectors) {
+        call->kernels->product(call->matrix, call->vectors, call->rows, first, last, call->after, call->y);
+    } else if (call->by_rows) {
+        const int64_t row = 4 * first, end = 4 * last < call->rows ? 4 * last : call->rows, at = row * call->matrix->rows;
+        After after = *call->after;
+        if (after.residual)
+            after.residual += at;
+        call->kernels->float_product(call->matrix, call->x + row * call->step, call->step, end - row, 0, call->panels, &after,
+                                     call->y + at);
+    } else {
+        call->kernels->float_product(call->matrix, call->x, call->step, call->rows, first, last, call->after, call->y);
     }
-    for (int64_t p = first; p < last; p++) // a panel is read once and serves every row
-        for (int64_t row = 0; row < call->rows; row++) {
-            int64_t at = row * m->rows;
-            call->kernels->product(m, call->vectors + row, p, p + 1, call->residual ? call->residual + at : NULL, call->y + at);
-        }
 }
 
 static OrtStatus *ORT_CALL product_compute(void *kernel, OrtKernelContext *context) {
     const Product *op = kernel;
     const OrtApi *api = op->api;
+    const Kernels *run = op->kernels;
     Matrix m = op->matrix;
-    const float *x, *gain, *residual;
+    After after;
+    const float *x, *gain, *shift;
     OrtValue *out;
     float *y;
-    TRY(tensor(api, context, 0, &x));
-    TRY(tensor(api, context, 1, &m.codes));
-    TRY(tensor(api, context, 2, &m.scales));
-    TRY(tensor(api, context, 3, &m.zeros));
-    TRY(tensor(api, context, 4, &m.biases));
-    TRY(tensor(api, context, 5, &gain));
-    TRY(tensor(api, context, 6, &residual));
+    void *inputs[] = {&x, &m.codes, &m.scales, &m.zeros, &m.biases, &gain, &shift, &after.bias, &after.factor, &after.residual};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        TRY(tensor(api, context, i, inputs[i]));
     int64_t shape[5];
     memcpy(shape, op->outer, sizeof op->outer);
     shape[op->rank] = m.rows;
     TRY(ort_output(api, context, 0, shape, (size_t)op->rank + 1, &out));
     TRY(ort_data(api, out, (void **)&y));
 
-    const int64_t each = vector_bytes(&m);
-    char *memory = malloc((size_t)(op->rows * (each + (int64_t)sizeof(Vector)) + m.columns * (int64_t)sizeof *x));
-    if (!memory) return ort_status(api, "no memory for the rounded input of a product");
-    float *prepared = (float *)memory;
-    Vector *vectors = (Vector *)(prepared + m.columns);
-    char *rounded = (char *)(vectors + op->rows);
+    const int prepared = gain || op->gated, rounded = m.bits <= 8;
+    const int64_t float_bytes = prepared ? op->rows * m.columns * (int64_t)sizeof *x : 0;
+    const int64_t each = rounded ? vector_bytes(&m) : 0, vectors_bytes = rounded ? op->rows * (int64_t)sizeof(Vector) : 0;
+    char *memory = malloc((size_t)(float_bytes + vectors_bytes + op->rows * each + 1));
+    if (!memory)
+        return ort_status(api, "no memory for the input of a product");
+    float *values = (float *)memory;
+    Vector *vectors = rounded ? (Vector *)(memory + float_bytes) : NULL;
     for (int64_t row = 0; row < op->rows; row++) {
-        const float *values = x + row * m.columns * (op->gated ? 2 : 1);
-        if (gain) op->kernels->normalise(values, gain, op->eps, m.columns, prepared);
-        if (op->gated) op->kernels->gate(values, m.columns, prepared);
-        op->kernels->round_vector(&m, gain || op->gated ? prepared : values, rounded + row * each, vectors + row);
+        const float *from = x + row * op->step;
+        float *to = values + row * m.columns;
+        if (gain && shift)
+            run->layer_norm(from, gain, shift, op->eps, m.columns, to);
+        if (gain && !shift)
+            run->rms_norm(from, gain, op->eps, m.columns, to);
+        if (op->gated)
+            run->gate(from, m.columns, to);
+        if (rounded)
+            run->round_vector(&m, prepared ? to : from, (char *)(vectors + op->rows) + row * each, vectors + row);
     }
-    int64_t panels = (m.rows + PANEL - 1) / PANEL, parts = m.rows * m.columns * m.bits / 8 * op->rows / PART_BYTES;
-    parts = parts < 1 ? 1 : parts < panels ? parts : panels;
-    ProductCall call = {op->kernels, &m, vectors, residual, y, op->rows, panels, parts};
+    const int64_t panels = (m.rows + PANEL - 1) / PANEL, work = m.rows * m.columns * op->rows / PART_WORK;
+    const int by_rows = !rounded && op->rows >= MANY_ROWS;
+    int64_t parts = m.rows * m.columns * m.bits / 8 / PART_BYTES, most = by_rows ? op->rows / 4 : panels;
+    if (parts < work)
+        parts = work;
+    parts = parts < 1 ? 1 : parts < most ? parts : most;
+    ProductCall call = {run,    &m,    vectors, prepared ? values : x, &after, y, prepared ? m.columns : op->step, op->rows,
+                        panels, parts, by_rows};
     OrtStatus *status = NULL;
     if (parts == 1)
         product_part(&call, 0);
@@ -141,12 +166,15 @@ static OrtStatus *ORT_CALL product_create(const OrtCustomOp *self, const OrtApi 
     TRY(ort_attribute_int(api, info, "group", &op.matrix.group));
     TRY(ort_attribute_int(api, info, "narrow", &narrow));
     TRY(ort_attribute_int(api, info, "gated", &op.gated));
+    TRY(ort_attribute_int(api, info, "step", &op.step));
     TRY(ort_attribute_float(api, info, "eps", &op.eps));
     op.matrix.narrow = narrow != 0;
     op.rank = (int64_t)rank;
     op.rows = 1;
-    for (size_t i = 0; i < rank; i++) op.rows *= op.outer[i];
-    if (!(kept = malloc(sizeof op))) return ort_status(api, "no memory for a product");
+    for (size_t i = 0; i < rank; i++)
+        op.rows *= op.outer[i];
+    if (!(kept = malloc(sizeof op)))
+        return ort_status(api, "no memory for a product");
     *kept = op;
     *kernel = kept;
     return NULL;
@@ -179,7 +207,8 @@ static void attend_part(void *data, size_t index) {
     const AttendCall *call = data;
     const Attend *op = call->op;
     const int64_t h = (int64_t)index, queries = op->heads / op->kv_heads, size = call->slots * op->dim;
-    Head head = {call->ring_k + h * size * (call->k_scales ? 1 : 4), call->ring_v + h * size * (call->k_scales ? 1 : 4), NULL, NULL};
+    Head head = {call->ring_k + h * size * (call->k_scales ? 1 : 4), call->ring_v + h * size * (call->k_scales ? 1 : 4), NULL,
+                 NULL};
     if (call->k_scales) {
         head.k_scales = call->k_scales + h * size / SCALED;
         head.v_scales = call->v_scales + h * size / SCALED;
@@ -220,15 +249,18 @@ static OrtStatus *ORT_CALL attend_compute(void *kernel, OrtKernelContext *contex
     TRY(ort_shape(api, ring, ring_shape, 4));
     call.slots = ring_shape[2];
     call.past = *position < op->capacity ? *position : op->capacity;
-    if (*position < 0 || call.past + op->rows > call.slots) return ort_status(api, "the ring has no room for the rows of this step");
+    if (*position < 0 || call.past + op->rows > call.slots)
+        return ort_status(api, "the ring has no room for the rows of this step");
     int64_t shape[4] = {1, op->rows, op->heads, op->dim};
     TRY(ort_output(api, context, 0, shape, 4, &out));
     TRY(ort_data(api, out, (void **)&call.y));
     call.room = (call.past + op->rows + 15) / 16 * 16;
-    if (!(call.weights = malloc((size_t)(call.room * op->kv_heads) * sizeof(float)))) return ort_status(api, "no memory for attention");
+    if (!(call.weights = malloc((size_t)(call.room * op->kv_heads) * sizeof(float))))
+        return ort_status(api, "no memory for attention");
     OrtStatus *status = NULL;
     if (call.room * op->kv_heads * op->dim * 2 * (call.k_scales ? 1 : 4) < ATTEND_BYTES)
-        for (int64_t h = 0; h < op->kv_heads; h++) attend_part(&call, (size_t)h);
+        for (int64_t h = 0; h < op->kv_heads; h++)
+            attend_part(&call, (size_t)h);
     else
         status = ort_parallel_for(api, context, attend_part, (size_t)op->kv_heads, 0, &call);
     free(call.weights);
@@ -249,7 +281,58 @@ static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *
     TRY(ort_attribute_int(api, info, "kv_heads", &op.kv_heads));
     TRY(ort_attribute_int(api, info, "dim", &op.dim));
     TRY(ort_attribute_int(api, info, "capacity", &op.capacity));
-    if (!(kept = malloc(sizeof op))) return ort_status(api, "no memory for attention");
+    if (!(kept = malloc(sizeof op)))
+        return ort_status(api, "no memory for attention");
+    *kept = op;
+    *kernel = kept;
+    return NULL;
+}
+
+// -- Elu ----------------------------------------------------------------------------------------------------------------------
+
+typedef struct Elu {
+    const OrtApi *api;
+    const Kernels *kernels;
+    int64_t shape[4], rank, size;
+} Elu;
+
+typedef struct EluCall {
+    const Elu *op;
+    const float *x;
+    float *y;
+} EluCall;
+
+enum { ELU_PART = 16 * 1024 };
+
+static void elu_part(void *data, size_t index) {
+    const EluCall *call = data;
+    int64_t at = (int64_t)index * ELU_PART, left = call->op->size - at;
+    call->op->kernels->elu(call->x + at, left < ELU_PART ? left : ELU_PART, call->y + at);
+}
+
+static OrtStatus *ORT_CALL elu_compute(void *kernel, OrtKernelContext *context) {
+    const Elu *op = kernel;
+    EluCall call = {.op = op};
+    OrtValue *out;
+    TRY(tensor(op->api, context, 0, &call.x));
+    TRY(ort_output(op->api, context, 0, op->shape, (size_t)op->rank, &out));
+    TRY(ort_data(op->api, out, (void **)&call.y));
+    if (op->size > ELU_PART)
+        return ort_parallel_for(op->api, context, elu_part, (size_t)((op->size + ELU_PART - 1) / ELU_PART), 0, &call);
+    elu_part(&call, 0);
+    return NULL;
+}
+
+static OrtStatus *ORT_CALL elu_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+    (void)self;
+    Elu op = {.api = api, .kernels = kernels(), .size = 1}, *kept;
+    size_t rank = 4;
+    TRY(ort_attribute_ints(api, info, "size", op.shape, &rank));
+    op.rank = (int64_t)rank;
+    for (size_t i = 0; i < rank; i++)
+        op.size *= op.shape[i];
+    if (!(kept = malloc(sizeof op)))
+        return ort_status(api, "no memory for an ELU");
     *kept = op;
     *kernel = kept;
     return NULL;
@@ -257,37 +340,64 @@ static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *
 
 // -- registration -------------------------------------------------------------------------------------------------------------
 
-static const int PRODUCT_INPUTS[] = {ORT_FLOAT, ORT_UINT8, ORT_ANY, ORT_UINT8, ORT_ANY, ORT_FLOAT, ORT_FLOAT};
-static const int ATTEND_INPUTS[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_INT64, ORT_FLOAT, ORT_FLOAT};
-static const OrtCustomOp PRODUCT, ATTEND;
+typedef struct Operation {
+    OrtCustomOp op; // first, so that what ONNX Runtime hands back is the whole
+    const char *name;
+    size_t inputs, required;
+    int types[10];
+} Operation;
 
-static const char *ORT_CALL name(const OrtCustomOp *op) { return op == &PRODUCT ? "Product" : "Attend"; }
+#define OF(op) ((const Operation *)(op))
+
+static const char *ORT_CALL name(const OrtCustomOp *op) { return OF(op)->name; }
 static const char *ORT_CALL provider(const OrtCustomOp *op) { return (void)op, (const char *)NULL; }
-static size_t ORT_CALL input_count(const OrtCustomOp *op) { return op == &PRODUCT ? 7 : 8; }
-static int ORT_CALL input_type(const OrtCustomOp *op, size_t i) { return op == &PRODUCT ? PRODUCT_INPUTS[i] : ATTEND_INPUTS[i]; }
-static int ORT_CALL input_kind(const OrtCustomOp *op, size_t i) { return i < (op == &PRODUCT ? 3 : 6) ? ORT_REQUIRED : ORT_OPTIONAL; }
+static size_t ORT_CALL input_count(const OrtCustomOp *op) { return OF(op)->inputs; }
+static int ORT_CALL input_type(const OrtCustomOp *op, size_t i) { return OF(op)->types[i]; }
+static int ORT_CALL input_kind(const OrtCustomOp *op, size_t i) { return i < OF(op)->required ? ORT_REQUIRED : ORT_OPTIONAL; }
 static int ORT_CALL memory_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, 0; }
 static size_t ORT_CALL output_count(const OrtCustomOp *op) { return (void)op, 1; }
 static int ORT_CALL output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int ORT_CALL output_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
 static int ORT_CALL version(const OrtCustomOp *op) { return (void)op, 1; }
 
-#define OPERATION(CREATE, COMPUTE)                                                                                                  \
-    {.version = ORT_VERSION, .name = name, .provider = provider, .input_type = input_type, .input_count = input_count,             \
-     .output_type = output_type, .output_count = output_count, .destroy = free, .input_kind = input_kind,                          \
-     .output_kind = output_kind, .input_memory = memory_kind, .create2 = CREATE, .compute2 = COMPUTE,                              \
-     .first_version = version, .last_version = version}
+#define CALLBACKS(CREATE, COMPUTE) \
+    {.version = ORT_VERSION,       \
+     .name = name,                 \
+     .provider = provider,         \
+     .input_type = input_type,     \
+     .input_count = input_count,   \
+     .output_type = output_type,   \
+     .output_count = output_count, \
+     .destroy = free,              \
+     .input_kind = input_kind,     \
+     .output_kind = output_kind,   \
+     .input_memory = memory_kind,  \
+     .create2 = CREATE,            \
+     .compute2 = COMPUTE,          \
+     .first_version = version,     \
+     .last_version = version}
 
-static const OrtCustomOp PRODUCT = OPERATION(product_create, product_compute);
-static const OrtCustomOp ATTEND = OPERATION(attend_create, attend_compute);
+static const Operation OPERATIONS[] = {
+    {CALLBACKS(product_create, product_compute),
+     "Product",
+     10,
+     2,
+     {ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_UINT8, ORT_ANY, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT}},
+    {CALLBACKS(attend_create, attend_compute),
+     "Attend",
+     8,
+     6,
+     {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_INT64, ORT_FLOAT, ORT_FLOAT}},
+    {CALLBACKS(elu_create, elu_compute), "Elu", 1, 1, {ORT_FLOAT}},
+};
 
 // What ONNX Runtime calls when the library is registered with a session's options.
 ORT_EXPORT OrtStatus *ORT_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     const OrtApi *api = base->get_api(ORT_VERSION);
     OrtCustomOpDomain *domain;
     TRY(ort_create_domain(api, "clearline", &domain));
-    TRY(ort_domain_add(api, domain, &PRODUCT));
-    TRY(ort_domain_add(api, domain, &ATTEND));
+    for (size_t i = 0; i < sizeof OPERATIONS / sizeof *OPERATIONS; i++)
+        TRY(ort_domain_add(api, domain, &OPERATIONS[i].op));
     return ort_add_domain(api, options, domain);
 }
 

@@ -91,7 +91,8 @@ static inline OrtStatus *ort_output(const OrtApi *api, OrtKernelContext *context
 static inline OrtStatus *ort_shape(const OrtApi *api, const OrtValue *value, int64_t *shape, size_t rank) {
     void *type;
     OrtStatus *status = ORT_ENTRY(api, 65, const OrtValue *, void **)(value, &type);
-    if (status) return status;
+    if (status)
+        return status;
     status = ORT_ENTRY(api, 62, const void *, int64_t *, size_t)(type, shape, rank);
     ((void(ORT_CALL *)(void *))((void *const *)(api))[99])(type);
     return status;
@@ -105,5 +106,5 @@ static inline OrtStatus *ort_attribute_ints(const OrtApi *api, const OrtKernelIn
 static inline OrtStatus *ort_parallel_for(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t),
                                           size_t count, size_t batches, void *data) {
     return ORT_ENTRY(api, 274, const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *)(context, work, count,
-                                                                                                         batches, data);
+                                                                                                           batches, data);
 }
