@@ -60,14 +60,16 @@ class Model:
         quantize: Quantize | None = None,
         codec: Backend | None = None,
         cache: str | None = None,
+        weights: str | None = None,
         lm_only: bool = False,
     ) -> None:
         """`codec`: the backend of the codec, where it is not the language model's (which may run in half precision).
-        `cache`: what the backend keeps keys and values in, where that is not its dtype. `lm_only`: as in `load`."""
+        `cache`: what the backend keeps keys and values in, where that is not its dtype. `weights` and `lm_only`: as in `load`."""
         self.checkpoint = checkpoint
         self.backend = backend
         self.quantize = quantize
         self.cache = cache
+        self.weights = weights
         self._tokenizer: Tokenizer | None = None if lm_only else checkpoint.tokenizer()
         codec = codec or backend
         self._mimi = None if lm_only else Codec(checkpoint.mimi_config, codec, dict(checkpoint.mimi_weights()))
@@ -254,6 +256,7 @@ class Model:
             "dtype": self.backend.dtype,
             "quantize": self.quantize,
             "cache": self.cache or self.backend.dtype,
+            "weights": self.weights or self.backend.dtype,
             "kernels": getattr(self.backend, "kernels", None),
             "version": code_version(),
         }
@@ -268,6 +271,7 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     cache: str | None = None,
+    weights: str | None = None,
     lm_only: bool = False,
 ) -> Model:
     """Load a model: "nano", which is part of this package, or a folder in Kyutai's format.
@@ -276,7 +280,8 @@ def load(
     "torch", "mlx", or "numpy64", the slow float64 reference. device ("cuda", "mps", "cpu", ...) and dtype ("bfloat16", ...)
     are the backend's best and its own unless given; the codec never computes in less than float32. quantize "q8" or "q4"
     rounds the language model's linear weights in groups of 32; cache "int8" its keys and values, which then take a quarter of
-    the memory and bandwidth (the onnx backend). lm_only reads the language model alone, for `Model.generator`: the folder
+    the memory and bandwidth; weights "int16" keeps what is not quantised, the codec included, in 16 bits, half of them (both
+    the onnx backend). lm_only reads the language model alone, for `Model.generator`: the folder
     needs no codec and no tokenizer then. Raises ClearlineError with what is wrong with the folder.
     """
     if quantize is not None and quantize not in _BITS:
@@ -284,24 +289,33 @@ def load(
     checkpoint = open_checkpoint(model_folder(path_or_name), lm_only)
     if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
         checkpoint = cached(checkpoint, quantize)
-    lm = _backend(backend, Wanted(threads, device, dtype, cache), checkpoint.lm_bytes)
+    lm = _backend(backend, Wanted(threads, device, dtype, cache, weights), checkpoint.lm_bytes)
     free = getattr(lm, "free_bytes", None)  # only of backends with a memory of their own
     if free is not None:
         shapes = mimi_weights(checkpoint.mimi_config)
         check_memory(checkpoint.config.lm, shapes, lm.device, lm.dtype, quantize, free(), checkpoint.lm_bytes)
-    return Model(checkpoint, lm, quantize, _codec_backend(lm, threads, cache), cache, lm_only)
+    codec = _codec_backend(lm, Wanted(threads, weights=weights), cache)
+    return Model(checkpoint, lm, quantize, codec, cache, weights, lm_only)
 
 
 def load_codec(
-    path_or_name: str | Path = "nano", *, backend: str = DEFAULT_BACKEND, threads: int | None = None, device: str | None = None
+    path_or_name: str | Path = "nano",
+    *,
+    backend: str = DEFAULT_BACKEND,
+    threads: int | None = None,
+    device: str | None = None,
+    weights: str | None = None,
 ) -> Codec:
     """Load only the Mimi codec: of a model folder, of "nano", or alone, as a folder or a file.
 
+    weights: as in `load`.
+
     A lone codec has the released shape, or that of the config.json or mimi_config.json beside it, transformers' or Kyutai's.
     """
-    config, weights = read_mimi(model_folder(path_or_name))
+    config, tensors = read_mimi(model_folder(path_or_name))
     # A codec alone is a small model: "auto" leaves it to the CPU.
-    return Codec(config, _codec_backend(_backend(backend, Wanted(threads, device), 0), threads), dict(weights))
+    wanted = Wanted(threads, device, weights=weights)
+    return Codec(config, _codec_backend(_backend(backend, wanted, 0), wanted), dict(tensors))
 
 
 def model_folder(path_or_name: str | Path) -> Path:
@@ -320,11 +334,11 @@ def _backend(name: str, wanted: Wanted, model_bytes: int) -> Backend:
     return open_backend(name, wanted, model_bytes)
 
 
-def _codec_backend(backend: Backend, threads: int | None, cache: str | None = None) -> Backend:
+def _codec_backend(backend: Backend, wanted: Wanted, cache: str | None = None) -> Backend:
     """The same, in float32 where it computes or remembers in less: codes of a codec in half precision are other codes."""
     if backend.dtype in ("float32", "float64") and cache is None:
         return backend
-    return open_backend(backend.name, Wanted(threads, backend.device, "float32"))
+    return open_backend(backend.name, replace(wanted, device=backend.device, dtype="float32"))
 
 
 def nano_folder() -> Path:

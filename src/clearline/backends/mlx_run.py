@@ -15,7 +15,7 @@ from clearline.backends.mlx_devices import devices as devices
 from clearline.backends.mlx_ops import MlxOps, RingArrays
 from clearline.backends.mlx_state import MlxRing
 from clearline.backends.mlx_weights import MlxWeights
-from clearline.backends.wanted import Wanted, refuse_cache
+from clearline.backends.wanted import Wanted, refuse_kept
 from clearline.errors import BackendError
 from clearline.ops import Backend, InputSpec, Leaf, Program, State, StateSpec, StepFunction, Weight, Weights, as_ops
 
@@ -138,7 +138,7 @@ class Mlx:
 
 def make(wanted: Wanted) -> Backend:
     """A backend on the wanted device, or on the GPU, or on the CPU, which says why. Raises BackendError."""
-    refuse_cache("mlx", wanted)
+    refuse_kept("mlx", wanted)
     device, why = checked_device(wanted)
     if why:
         _say_once(why)

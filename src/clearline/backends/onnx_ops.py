@@ -62,6 +62,6 @@ class TraceOps(AttentionOps, ConvolutionOps):
         return self.with_bias(x, self.weight(bias))
 
     def nearest_code(self, x: Edge, codebook: Weight) -> Edge:
-        similarity = self.emit("MatMul", [x, self.weight(codebook, "transposed")], (*x.shape[:-1], codebook.shape[0]))
+        similarity = self.product(x, codebook)
         distance = self.emit("Sub", [self.weight(codebook, "half norm"), similarity], similarity.shape)
         return self.emit("ArgMin", [distance], x.shape[:-1], ids=True, axis=-1, keepdims=0)

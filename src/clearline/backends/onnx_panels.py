@@ -1,8 +1,8 @@
 """Matrices in panels of 16 rows, as the native product reads them (`native/kernels.h`): one stream from end to end.
 
 Layouts: of a quantised weight "panel codes", "panel scales", "panel zeros", "panel biases"; of a dense one "panel linear",
-"panel taps", "panel spread" the matrix it is in a product, as floats, or "panel overlap", or with " int16" after it in 16 bits, and with
-" scales" after that the scales of those.
+"panel taps", "panel spread" or "panel overlap", by the matrix it is in a product, as floats; with " int16" after it in 16 bits, and
+with " int16 scales" the scales of those.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def matrix_shape(weight: Weight, kind: str) -> tuple[int, int]:
 
 
 def panel_shape(weight: Weight, layout: str) -> tuple[int, ...]:
-    """Shape of the array of this layout: [panels, column or group, row]; of codes the bytes of a panel, of zeros those of a group."""
+    """Shape of the array of this layout: [panels, column or group, row]; codes in bytes a panel, zeros in bytes a group."""
     _, part, *rest = layout.split()
     if not weight.bits:
         rows, columns = matrix_shape(weight, part)

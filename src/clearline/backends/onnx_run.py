@@ -7,10 +7,10 @@ import numpy as np
 import onnxruntime as ort
 
 from clearline.backends import native
-from clearline.backends.pages import HugeMemory
 from clearline.backends.onnx_layout import Layout, arrange
 from clearline.backends.onnx_ring import Int8Ring, OrtRing, ring_class
 from clearline.backends.onnx_trace import trace
+from clearline.backends.pages import HugeMemory
 from clearline.backends.wanted import Device, Wanted, only
 from clearline.errors import BackendError
 from clearline.ops import Backend, InputSpec, Leaf, Program, StateSpec, StepFunction, Weight, initial_state
@@ -102,7 +102,8 @@ class Onnx:
         return 1e-7 if "Product" in self.native else 2e-4
 
     def __init__(self, threads: int | None = None, int8: bool = False, int16: bool = False) -> None:
-        """`int8`: keys and values of long rings in int8, a quarter of the bytes. Results are then not those of float32."""
+        """`int8`: keys and values of long rings in int8, a quarter of the bytes. `int16`: dense matrices in 16 bits, every 32
+        values by their own largest, half of the bytes. Results are then not quite those of float32."""
         self._threads = threads
         self.int8 = int8
         self.int16 = int16
@@ -152,7 +153,9 @@ def devices() -> list[Device]:
 
 
 def make(wanted: Wanted) -> Backend:
-    only("onnx", wanted, ("cpu",), ("float32",), ("int8",))
-    if wanted.cache == "int8" and native.missing() is not None:
-        raise BackendError(f"--cache int8 needs Clearline's own operations, and {native.missing()}")
-    return Onnx(wanted.threads, int8=wanted.cache == "int8")
+    only("onnx", wanted, ("cpu",), ("float32",), ("int8",), ("int16",))
+    for option, needed, asked in (("--cache int8", "Attend", wanted.cache), ("--weights int16", "Product", wanted.weights)):
+        if asked is not None and needed not in native.operations():
+            reason = native.missing() or "this processor has neither AVX2 nor AVX-512 VNNI"
+            raise BackendError(f"{option} needs Clearline's own operations for ONNX Runtime: {reason}")
+    return Onnx(wanted.threads, int8=wanted.cache == "int8", int16=wanted.weights == "int16")

@@ -127,7 +127,7 @@ def to_numpy(x: Tensor) -> np.ndarray:
 
 def make(wanted: Wanted) -> Backend:
     """A backend on the wanted device, or the best there is. Raises BackendError when there is no such device."""
-    only("torch", Wanted(dtype=wanted.dtype, cache=wanted.cache), (), DTYPES)
+    only("torch", Wanted(dtype=wanted.dtype, cache=wanted.cache, weights=wanted.weights), (), DTYPES)
     device = checked_device(wanted.device)
     dtype = wanted.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     if device.type == "mps" and dtype == "float64":

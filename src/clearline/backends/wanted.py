@@ -15,13 +15,15 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 class Wanted:
     """How a backend shall run; None leaves it to the backend. `dtype` is that of weights and activations.
 
-    `cache` "int8": keys and values in int8 (the onnx backend), a quarter of the bytes and no longer float32's results.
+    `cache` "int8": keys and values in int8, a quarter of the bytes; `weights` "int16": dense matrices in 16 bits, half of
+    them. Both are the onnx backend's, and their results are no longer quite those of float32.
     """
 
     threads: int | None = None
     device: str | None = None
     dtype: str | None = None
     cache: str | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,26 @@ def known_device(name: str) -> str:
     return name
 
 
-def only(name: str, wanted: Wanted, devices: Sequence[str], dtypes: Sequence[str], caches: Sequence[str] = ()) -> None:
-    """Refuse a device, a dtype or a cache that a backend does not have."""
+def only(
+    name: str,
+    wanted: Wanted,
+    devices: Sequence[str],
+    dtypes: Sequence[str],
+    caches: Sequence[str] = (),
+    weights: Sequence[str] = (),
+) -> None:
+    """Refuse a device, a dtype, a cache or weights that a backend does not have."""
     if wanted.device is not None and wanted.device not in devices:
         raise BackendError(f"the {name} backend has no device {wanted.device!r}; it runs on: {', '.join(devices)}")
     if wanted.dtype is not None and wanted.dtype not in dtypes:
         raise BackendError(f"the {name} backend does not compute in {wanted.dtype!r}; known: {', '.join(dtypes)}")
-    refuse_cache(name, wanted, caches)
+    refuse_kept(name, wanted, caches, weights)
 
 
-def refuse_cache(name: str, wanted: Wanted, caches: Sequence[str] = ()) -> None:
-    """Refuse a kind of cache that is not among a backend's."""
+def refuse_kept(name: str, wanted: Wanted, caches: Sequence[str] = (), weights: Sequence[str] = ()) -> None:
+    """Refuse a kind of cache or of weights that is not among a backend's."""
+    if wanted.weights is not None and wanted.weights not in weights:
+        known = ", ".join(weights) or "only as --dtype and --quantize say"
+        raise BackendError(f"the {name} backend does not keep weights in {wanted.weights!r}; known: {known}")
     if wanted.cache is not None and wanted.cache not in caches:
         raise BackendError(f"the {name} backend has no {wanted.cache!r} cache; known: {', '.join(caches) or 'only its own dtype'}")

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from clearline.cli.as_json import print_json, with_hashes
-from clearline.cli.options import BackendOption, CacheOption, DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption
+from clearline.cli.options import (
+    BackendOption,
+    CacheOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    WeightsOption,
+)
 from clearline.cli.progress import RunProgress, Steps
 
 
@@ -18,6 +27,7 @@ def bench(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     cache: CacheOption = None,
+    weights: WeightsOption = None,
     threads: ThreadsOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -28,7 +38,16 @@ def bench(
     from clearline.lab.bench import bench as measure
 
     with Steps("bench", quiet=json_output, first=f"loading {model}"):
-        loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
+        loaded = load(
+            model,
+            backend=backend,
+            quantize=quantize,  # type: ignore[arg-type]
+            threads=threads,
+            device=device,
+            dtype=dtype,
+            cache=cache,
+            weights=weights,
+        )
     with RunProgress("bench", show_text=False, quiet=json_output) as progress:
         report = measure(loaded, frames, threads or os.cpu_count() or 1, progress.frame)
     if json_output:

@@ -8,7 +8,16 @@ import numpy as np
 import typer
 
 from clearline.cli.as_json import origin, print_json
-from clearline.cli.options import BackendOption, JsonOption, MaxMinutes, OutputOption, ThreadsOption, check_target, check_wav
+from clearline.cli.options import (
+    BackendOption,
+    JsonOption,
+    MaxMinutes,
+    OutputOption,
+    ThreadsOption,
+    WeightsOption,
+    check_target,
+    check_wav,
+)
 from clearline.cli.progress import RunProgress
 from clearline.errors import ConfigError
 
@@ -26,6 +35,7 @@ def encode(
     model: CodecModel = "nano",
     codebooks: Annotated[int | None, typer.Option("--codebooks", "-k", help="How many codebooks; by default all.")] = None,
     backend: BackendOption = "auto",
+    weights: WeightsOption = None,
     threads: ThreadsOption = None,
     max_minutes: MaxMinutes = 60.0,
     json_output: JsonOption = False,
@@ -37,7 +47,7 @@ def encode(
     _check_codes_path(output)
     check_target(output, input, json_output)
     recording = read_audio(input, max_minutes * 60)
-    codec = load_codec(model, backend=backend, threads=threads)
+    codec = load_codec(model, backend=backend, threads=threads, weights=weights)
     pcm = to_mono(recording.samples, recording.rate, codec.sample_rate)
     pcm = np.pad(pcm, (0, -len(pcm) % codec.frame_size)).reshape(-1, codec.frame_size)
     stream = codec.stream(codebooks)
@@ -58,6 +68,7 @@ def decode(
     output: OutputOption = Path("decoded.wav"),
     model: CodecModel = "nano",
     backend: BackendOption = "auto",
+    weights: WeightsOption = None,
     threads: ThreadsOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -68,7 +79,7 @@ def decode(
     check_wav(output)
     check_target(output, input, json_output)
     codes = _read_codes(input)
-    codec = load_codec(model, backend=backend, threads=threads)
+    codec = load_codec(model, backend=backend, threads=threads, weights=weights)
     stream = codec.stream(codec.checked_codebooks(codes.shape[0]))
     pcm: list[np.ndarray] = []
     with RunProgress("decode", show_text=False, quiet=json_output) as progress:
@@ -89,6 +100,7 @@ def _report(json_output: bool, input: Path, output: Path, data: bytes, codes: np
     known = origin(input=input)
     known["hashes"] |= {"output": hashlib.sha256(data).hexdigest(), "codec_weights": _weights_hash(model)}
     facts = {"output_path": str(output), "codebooks": codebooks, "frames": frames, "backend": codec.backend.name}
+    facts["weights"] = "int16" if getattr(codec.backend, "int16", False) else codec.backend.dtype
     print_json(facts | known)
 
 

@@ -19,6 +19,9 @@ DtypeOption = Annotated[
 CacheOption = Annotated[
     str | None, typer.Option("--cache", help="int8: keep keys and values in int8; for long contexts of large models.")
 ]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", help="int16: keep what is not quantised, codec included, in 16 bits; half the bytes.")
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to use; the result does not depend on it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]

@@ -20,6 +20,7 @@ from clearline.cli.options import (
     ModelOption,
     OutputOption,
     ThreadsOption,
+    WeightsOption,
     check_target,
     check_wav,
     is_stdout,
@@ -44,6 +45,7 @@ def run(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     cache: CacheOption = None,
+    weights: WeightsOption = None,
     threads: ThreadsOption = None,
     quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature of the audio tokens; 0 is greedy.")] = None,
@@ -96,7 +98,16 @@ def run(
     recording = read_audio(input, max_minutes * 60)
     digest = hashlib.sha256(input.read_bytes()).hexdigest()
     with Steps("run", quiet=json_output, first=f"loading {model}"):
-        loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype, cache=cache)  # type: ignore[arg-type]
+        loaded = load(
+            model,
+            backend=backend,
+            quantize=quantize,  # type: ignore[arg-type]
+            threads=threads,
+            device=device,
+            dtype=dtype,
+            cache=cache,
+            weights=weights,
+        )
     config = _settings(loaded.generation(preset), seed, text, audio, guidance)
     speaks = loaded.config.dep_q > 0
     boundaries = TOKENS | CLOCK | (LOGITS if trace_logits else frozenset()) | (PCM if trace_pcm else frozenset())
