@@ -21,7 +21,10 @@ NATIVE = Path("src/clearline/backends/native")
 LIBRARY = NATIVE / "clearline_operations.so"
 FLAGS = ["-O3", "-std=gnu11", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
 # kernels.c is compiled once for each instruction set; operations.c picks one when the program runs.
-X86 = {"avx512": ["-march=x86-64-v4", "-mavx512vnni"], "avx2": ["-march=x86-64-v3"]}
+AVX2 = ["-mavx2", "-mfma", "-mbmi2"]
+X86 = {"avx512": [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))], "avx2": AVX2}
+# Without a target it compiles for the processor it runs on.
+ZIG = [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"]
 
 
 def compiler() -> list[str] | None:
@@ -59,7 +62,7 @@ class NativeBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         try:
-            compile_library(root, compiler() or [sys.executable, "-m", "ziglang", "cc"])
+            compile_library(root, compiler() or ZIG)
         except (OSError, subprocess.CalledProcessError) as error:
             (root / LIBRARY).unlink(missing_ok=True)
             self.app.display_warning(f"Clearline's own operations were not compiled, ONNX Runtime's are used instead: {error}")

@@ -256,7 +256,7 @@ class Model:
             "dtype": self.backend.dtype,
             "quantize": self.quantize,
             "cache": self.cache or self.backend.dtype,
-            "weights": self.weights or self.backend.dtype,
+            "weights_dtype": self.weights or self.backend.dtype,
             "kernels": getattr(self.backend, "kernels", None),
             "version": code_version(),
         }

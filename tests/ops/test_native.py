@@ -97,6 +97,71 @@ def test_same_bytes_for_any_threads_rows_and_instructions(monkeypatch):
         monkeypatch.delenv("CLEARLINE_KERNELS")
 
 
+DENSE = {
+    # the operation, the weight's shape, the input's
+    "linear": (lambda ops, x, w: ops.linear(x, w), (48, 96), (1, 3, 96)),
+    "linear, rows that fill no panel": (lambda ops, x, w: ops.linear(x, w), (37, 64), (1, 1, 64)),
+    "convolution": (lambda ops, x, w: ops.conv1d(x, w, 4), (32, 16, 8), (1, 36, 16)),
+    "convolution of many rows": (lambda ops, x, w: ops.conv1d(x, w, 1), (16, 32, 3), (1, 203, 32)),
+    "transposed convolution": (lambda ops, x, w: ops.conv_transpose1d(x, w, 4), (32, 16, 8), (1, 9, 32)),
+    "transposed convolution, uneven": (lambda ops, x, w: ops.conv_transpose1d(x, w, 3), (32, 16, 5), (1, 9, 32)),
+    "codebook": (lambda ops, x, w: ops.nearest_code(x, w), (300, 32), (1, 5, 32)),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("int16", [False, True])
+def test_dense_products_are_those_of_float64(instructions, name, int16):
+    what, shape, given = DENSE[name]
+    rng = np.random.default_rng(7)
+    weight, bias = Weight("w", rng.standard_normal(shape, np.float32)), Weight("b", rng.standard_normal(shape[0], np.float32))
+
+    def step(ops, w, s, i):
+        y = what(ops, i["x"], weight)
+        return {"y": ops.scale(ops.bias(y, bias), bias) if y.shape[-1] == shape[0] else y}
+
+    x = rng.standard_normal(given, np.float32)
+    runs = [run(Onnx(threads, int16=int16), step, x=x)["y"] for threads in (1, 2, 3)]
+    assert all(y.tobytes() == runs[0].tobytes() for y in runs)
+    error = nmse(runs[0], run(Numpy64(), step, x=x)["y"])
+    exact = not int16 or name == "codebook"
+    assert error < (1e-12 if exact else 1e-8)
+    graph = trace(step, {}, [], {"x": InputSpec(x.shape)}, native=native.operations(), int16=int16)
+    assert "Product" in graph.nodes and "MatMul" not in graph.nodes
+    assert exact or error > 1e-12, "that was not 16 bits"
+
+
+def test_bias_factor_and_sum_are_part_of_the_product():
+    rng = np.random.default_rng(8)
+    weight, vector = (Weight(name, rng.standard_normal(shape, np.float32)) for name, shape in (("w", (32, 32)), ("v", (32,))))
+
+    def step(ops, w, s, i):
+        return {"y": i["x"] + ops.scale(ops.linear(ops.layer_norm(i["x"], vector, vector, 1e-5), weight, vector), vector)}
+
+    graph = trace(step, {}, [], {"x": InputSpec((1, 2, 32))}, native=native.operations())
+    assert graph.nodes == ["Product", "Identity"]
+
+    def used_twice(ops, w, s, i):
+        y = ops.linear(i["x"], weight)
+        return {"y": y + i["x"], "z": y * i["x"]}
+
+    x = rng.standard_normal((1, 1, 32), np.float32)
+    outputs, expected = run(Onnx(), used_twice, x=x), run(Numpy64(), used_twice, x=x)
+    assert all(nmse(outputs[name], expected[name]) < 1e-12 for name in "yz")
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 40_003])
+def test_elu_is_that_of_float64(instructions, size):
+    def step(ops, w, s, i):
+        return {"y": ops.activation(i["x"], "elu")}
+
+    x = np.linspace(-100, 100, size, dtype=np.float32).reshape(1, 1, size)
+    y = run(Onnx(2), step, x=x)["y"]
+    assert nmse(y, run(Numpy64(), step, x=x)["y"]) < 1e-12
+    x[0, 0, 0] = np.nan
+    assert np.isnan(run(Onnx(2), step, x=x)["y"]).sum() == 1
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_shows(instructions, value):
     x = np.ones((1, 1, 512), np.float32)

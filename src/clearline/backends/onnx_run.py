@@ -148,14 +148,22 @@ class Onnx:
         return _OnnxProgram(step, weights, list(state), inputs, self)
 
 
+_NO_VECTORS = "this processor has neither AVX2 nor AVX-512 VNNI"
+
+
 def devices() -> list[Device]:
-    return [Device("cpu", f"ONNX Runtime {ort.__version__}")]
+    own = {
+        "onnxruntime": f"none of Clearline's operations: {native.missing()}",
+        "plain": f"products by ONNX Runtime: {_NO_VECTORS}",
+    }
+    about = own.get(native.kernels(), f"Clearline's operations for {native.kernels()}")
+    return [Device("cpu", f"ONNX Runtime {ort.__version__}, {about}")]
 
 
 def make(wanted: Wanted) -> Backend:
     only("onnx", wanted, ("cpu",), ("float32",), ("int8",), ("int16",))
     for option, needed, asked in (("--cache int8", "Attend", wanted.cache), ("--weights int16", "Product", wanted.weights)):
         if asked is not None and needed not in native.operations():
-            reason = native.missing() or "this processor has neither AVX2 nor AVX-512 VNNI"
+            reason = native.missing() or _NO_VECTORS
             raise BackendError(f"{option} needs Clearline's own operations for ONNX Runtime: {reason}")
     return Onnx(wanted.threads, int8=wanted.cache == "int8", int16=wanted.weights == "int16")

@@ -100,7 +100,7 @@ def _report(json_output: bool, input: Path, output: Path, data: bytes, codes: np
     known = origin(input=input)
     known["hashes"] |= {"output": hashlib.sha256(data).hexdigest(), "codec_weights": _weights_hash(model)}
     facts = {"output_path": str(output), "codebooks": codebooks, "frames": frames, "backend": codec.backend.name}
-    facts["weights"] = "int16" if getattr(codec.backend, "int16", False) else codec.backend.dtype
+    facts["weights_dtype"] = "int16" if getattr(codec.backend, "int16", False) else codec.backend.dtype
     print_json(facts | known)
 
 

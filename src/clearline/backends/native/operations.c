@@ -20,6 +20,7 @@
 
 extern const Kernels kernels_plain;
 #if defined(__x86_64__)
+#include "processor.h"
 extern const Kernels kernels_avx2, kernels_avx512;
 #endif
 
@@ -27,13 +28,9 @@ extern const Kernels kernels_avx2, kernels_avx512;
 static const Kernels *kernels(void) {
 #if defined(__x86_64__)
     const char *wanted = getenv("CLEARLINE_KERNELS");
-    __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    int avx512 = avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512 && (!wanted || !*wanted))
+    if (processor_has_avx512_vnni() && (!wanted || !*wanted))
         return &kernels_avx512;
-    if (avx2 && (!wanted || strcmp(wanted, "plain")))
+    if (processor_has_avx2() && (!wanted || strcmp(wanted, "plain")))
         return &kernels_avx2;
 #endif
     return &kernels_plain;
