@@ -9,6 +9,8 @@ from clearline.backends.wanted import Wanted
 from clearline.errors import BackendError
 from clearline.ops import InputSpec, StateSpec
 
+pytestmark = pytest.mark.skipif("Attend" not in native.operations(), reason=f"no operations of our own: {native.missing()}")
+
 CONTEXT, HEADS, DIM = 97, 4, 64
 RING = StateSpec("ring", "ring", (1, HEADS, CONTEXT - 1, DIM))
 
@@ -107,25 +109,3 @@ def test_head_dimensions_it_cannot_have():
     inputs = {name: InputSpec((1, 1, HEADS, 12)) for name in "qkv"} | {"p": InputSpec((1,), True)}
     with pytest.raises(BackendError, match="head dimensions in multiples of 32, not 12"):
         backend.compile(step, {}, [ring], inputs)
-
-
-def test_an_unknown_cache_and_a_backend_without_it():
-    with pytest.raises(BackendError, match="int4"):
-        open_backend("onnx", Wanted(cache="int4"))
-    with pytest.raises(BackendError, match="numpy64"):
-        open_backend("numpy64", Wanted(cache="int8"))
-
-
-@pytest.mark.parametrize("option", ["cache int8", "weights int16"])
-def test_needs_clearlines_own_operations(monkeypatch, option):
-    monkeypatch.setattr(native, "missing", lambda: "nobody built them")
-    monkeypatch.setattr(native, "operations", frozenset)
-    with pytest.raises(BackendError, match=f"--{option} needs .* nobody built them"):
-        open_backend("onnx", Wanted(**dict([option.split()])))
-
-
-def test_weights_no_backend_has():
-    with pytest.raises(BackendError, match="int4.* known: int16"):
-        open_backend("onnx", Wanted(weights="int4"))
-    with pytest.raises(BackendError, match="numpy64 backend does not keep weights in 'int16'"):
-        open_backend("numpy64", Wanted(weights="int16"))

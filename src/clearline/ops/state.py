@@ -70,6 +70,8 @@ class Ring:
     def settle(self, position: int) -> None:
         """An operation wrote this step's rows right behind the past (batch 1): those that wrapped move to their slots."""
         self.reserve(position + self.rows)
+        if position + self.rows <= self.capacity:
+            return
         start = min(position, self.capacity)
         for i in range(self.rows):
             slot = (position + i) % self.capacity

@@ -11,13 +11,16 @@ static void append_row(void *array, float *scales, int64_t dim, int64_t slot, co
     }
     int8_t *codes = (int8_t *)array + slot * dim;
     for (int64_t g = 0; g < dim / SCALED; g++, x += SCALED, codes += SCALED) {
-        Floats a = load(Floats, x), b = load(Floats, x + LANES);
-        float largest = largest_of(larger(size_of(a), size_of(b))), broken = sum_of(a * 0.0f + b * 0.0f);
+        Floats sizes = {0}, zeros = {0};
+        for (int i = 0; i < SCALED; i += LANES) {
+            sizes = larger(sizes, size_of(load(Floats, x + i)));
+            zeros += load(Floats, x + i) * 0.0f;
+        }
+        float largest = largest_of(sizes), broken = sum_of(zeros);
         scales[slot * (dim / SCALED) + g] = largest / 127 + broken;
         float inverse = largest > 0 ? 127 / largest : 0;
         for (int i = 0; i < SCALED; i += LANES) {
-            Ints values = nearest(between(load(Floats, x + i) * inverse, -127, 127));
-            load(Signed, codes + i) = __builtin_convertvector(values, Signed);
+            load(Signed, codes + i) = to_int8(nearest(between(load(Floats, x + i) * inverse, -127, 127)));
         }
     }
 }
@@ -27,8 +30,8 @@ static void append(const Head *head, int64_t dim, int64_t slot, const float *k, 
     append_row(head->v, head->v_scales, dim, slot, v);
 }
 
-// Sixteen values of a cached row.
-INLINE Floats sixteen(const void *row, int64_t at, int whole) {
+// Some values of a cached row.
+INLINE Floats some_of(const void *row, int64_t at, int whole) {
     if (whole)
         return load(Floats, (const float *)row + at);
     return __builtin_convertvector(from_int8((const int8_t *)row + at), Floats);
@@ -43,7 +46,7 @@ INLINE void attend_to(const Head *head, int64_t dim, int64_t count, const float 
         for (int64_t d = 0; d < dim; d += LANES) {
             if (d * (whole ? 4 : 1) % 64 == 0)
                 __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
-            Floats part = sixteen(row, d, whole) * load(Floats, q + d);
+            Floats part = some_of(row, d, whole) * load(Floats, q + d);
             lanes += whole ? part : part * head->k_scales[i * groups + d / SCALED];
         }
         weights[i] = sum_of(lanes) * root;
@@ -64,7 +67,7 @@ INLINE void attend_to(const Head *head, int64_t dim, int64_t count, const float 
             if (d * (whole ? 4 : 1) % 64 == 0)
                 __builtin_prefetch(row + d * (whole ? 4 : 1) + AHEAD);
             total[d / LANES] +=
-                sixteen(row, d, whole) * (whole ? weights[i] : weights[i] * head->v_scales[i * groups + d / SCALED]);
+                some_of(row, d, whole) * (whole ? weights[i] : weights[i] * head->v_scales[i * groups + d / SCALED]);
         }
     }
     float part = 1 / sum_of(sums);

@@ -7,18 +7,20 @@
 // A group's largest magnitude in 16 bits: its high byte must fit into int8.
 enum { LARGEST = 127 * 256 };
 
-// Sixteen values as `group_sums` wants them. Where 4-bit codes lie two in a byte, low halves are the even columns and high halves
-// the odd ones: of every eight values the even four come first. AVX-512 VNNI has products of bytes: 256 high + low, four of each in
+// LANES values as `group_sums` wants them. Where 4-bit codes lie two in a byte, low halves are the even columns and high halves the
+// odd ones: of every eight values the even four come first. AVX-512 VNNI has products of bytes: 256 high + low, four of each in
 // turn.
 INLINE void keep(int8_t *at, Ints values, int64_t bits) {
+#if LANES == 16
     if (bits == 4)
         values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-#if defined(__AVX512VNNI__)
     Ints high = (values + 128) >> 8;
-    Signed a = (Signed)_mm512_cvtepi32_epi8((__m512i)high), b = (Signed)_mm512_cvtepi32_epi8((__m512i)(values - 256 * high));
+    Signed a = to_int8(high), b = to_int8(values - 256 * high);
     load(Signed, at) = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     load(Signed, at + 16) = __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
 #else
+    if (bits == 4)
+        values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7);
     load(Halves, at) = __builtin_convertvector(values, Halves);
 #endif
 }
@@ -56,9 +58,11 @@ INLINE __m512i broadcast(const int8_t *four) {
 }
 #endif
 
+enum { PARTS = PANEL / LANES }; // registers that hold a number for every row of a panel
+
 // sum_k code[row, k] value[k] over one group, for each row of the panel.
-INLINE Ints group_sums(const uint8_t *codes, const int8_t *values, int64_t group, int bits) {
-#if defined(__AVX512VNNI__)
+INLINE void group_sums(const uint8_t *codes, const int8_t *values, int64_t group, int bits, Ints sums[PARTS]) {
+#if LANES == 16
     const __m512i half = _mm512_set1_epi8(15);
     __m512i high0 = _mm512_setzero_si512(), high1 = high0, low0 = high0, low1 = high0;
     for (int64_t k = 0; k < group; k += 8, values += 16) {
@@ -78,12 +82,12 @@ INLINE Ints group_sums(const uint8_t *codes, const int8_t *values, int64_t group
         high1 = _mm512_dpbusd_epi32(high1, second, broadcast(values + 8));
         low1 = _mm512_dpbusd_epi32(low1, second, broadcast(values + 12));
     }
-    return (Ints)_mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(high0, high1), 8), _mm512_add_epi32(low0, low1));
+    sums[0] = (Ints)_mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(high0, high1), 8), _mm512_add_epi32(low0, low1));
 #elif defined(__AVX2__)
     const __m128i half = _mm_set1_epi8(15);
-    __m256i sums[4], rows[2]; // of four rows each, two sums a row
+    __m256i quarters[4]; // of four rows each, two sums a row
     for (int i = 0; i < 4; i++)
-        sums[i] = _mm256_setzero_si256();
+        quarters[i] = _mm256_setzero_si256();
     for (int64_t k = 0; k < group; k += 8, values += 16) {
         int64_t words[2];
         memcpy(words, values, 16);
@@ -99,64 +103,71 @@ INLINE Ints group_sums(const uint8_t *codes, const int8_t *values, int64_t group
             } else {
                 second = _mm_loadu_si128((const __m128i *)codes + 4 + i);
             }
-            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_cvtepu8_epi16(first), even));
-            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_cvtepu8_epi16(second), odd));
+            quarters[i] = _mm256_add_epi32(quarters[i], _mm256_madd_epi16(_mm256_cvtepu8_epi16(first), even));
+            quarters[i] = _mm256_add_epi32(quarters[i], _mm256_madd_epi16(_mm256_cvtepu8_epi16(second), odd));
         }
         codes += 16 * bits;
     }
     for (int i = 0; i < 2; i++) // rows 0 1 4 5 2 3 6 7, put in order
-        rows[i] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[2 * i], sums[2 * i + 1]), 0xd8);
-    Ints all;
-    memcpy(&all, rows, sizeof all);
-    return all;
+        sums[i] = (Ints)_mm256_permute4x64_epi64(_mm256_hadd_epi32(quarters[2 * i], quarters[2 * i + 1]), 0xd8);
 #else
     const int16_t *at = (const int16_t *)values;
-    Ints all = {0};
+    memset(sums, 0, PARTS * sizeof *sums);
     for (int64_t k = 0; k < group; k += 8, at += 8, codes += 16 * bits)
         for (int row = 0; row < PANEL; row++)
             for (int j = 0; j < 4; j++) {
-                int32_t byte = codes[4 * row + j];
-                all[row] += at[j] * (bits == 4 ? byte & 15 : byte) + at[4 + j] * (bits == 4 ? byte >> 4 : codes[64 + 4 * row + j]);
+                int32_t byte = codes[4 * row + j], second = bits == 4 ? byte >> 4 : codes[64 + 4 * row + j];
+                sums[row / LANES][row % LANES] += at[j] * (bits == 4 ? byte & 15 : byte) + at[4 + j] * second;
             }
-    return all;
 #endif
 }
 
-INLINE Ints load_zeros(const uint8_t *zeros, int bits) {
+// Part `part` of the zeros of a panel's rows.
+INLINE Ints load_zeros(const uint8_t *zeros, int part, int bits) {
     if (bits == 8)
-        return __builtin_convertvector(load(Bytes, zeros), Ints);
-#if defined(__AVX512VNNI__)
+        return from_uint8(zeros + part * LANES);
+#if LANES == 16
     // Each of eight bytes once for its even row and once, shifted, for the odd one.
     __m512i pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)zeros)), half = _mm512_set1_epi64(15);
     return (Ints)_mm512_or_si512(_mm512_and_si512(pairs, half), _mm512_slli_epi64(_mm512_srli_epi64(pairs, 4), 32));
+#elif defined(__AVX2__)
+    int32_t four;
+    memcpy(&four, zeros + part * LANES / 2, 4);
+    __m256i pairs = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four)), half = _mm256_set1_epi64x(15);
+    return (Ints)_mm256_or_si256(_mm256_and_si256(pairs, half), _mm256_slli_epi64(_mm256_srli_epi64(pairs, 4), 32));
 #else
-    Ints all;
-    for (int row = 0; row < PANEL; row++)
-        all[row] = row & 1 ? zeros[row / 2] >> 4 : zeros[row / 2] & 15;
-    return all;
+    Ints some;
+    for (int row = 0; row < LANES; row++)
+        some[row] = zeros[(part * LANES + row) / 2] >> (row & 1 ? 4 : 0) & 15;
+    return some;
 #endif
 }
 
-INLINE Floats load_scales(const void *at, int narrow) {
+INLINE Floats load_scales(const void *at, int part, int narrow) {
     if (!narrow)
-        return load(Floats, at);
-    return (Floats)(__builtin_convertvector(load(Shorts, at), Ints) << 16);
+        return load(Floats, (const float *)at + part * LANES);
+    return (Floats)(from_uint16((const uint16_t *)at + part * LANES) << 16);
 }
 
-INLINE void finish(Floats total, const Matrix *m, const After *after, int64_t panel, int64_t vector, float *y) {
+// y = (total + bias) factor + residual for the rows of one panel.
+INLINE void finish(const Floats total[PARTS], const Matrix *m, const After *after, int64_t panel, int64_t vector, float *y) {
     const int64_t at = panel * PANEL, count = m->rows - at < PANEL ? m->rows - at : PANEL;
     y += vector * m->rows + at;
     const float *residual = after->residual ? after->residual + vector * m->rows + at : NULL;
     if (count == PANEL) {
-        if (after->bias)
-            total += load(Floats, after->bias + at);
-        if (after->factor)
-            total *= load(Floats, after->factor + at);
-        load(Floats, y) = residual ? total + load(Floats, residual) : total;
+        for (int part = 0; part < PARTS; part++) {
+            const int64_t lane = part * LANES;
+            Floats value = total[part];
+            if (after->bias)
+                value += load(Floats, after->bias + at + lane);
+            if (after->factor)
+                value *= load(Floats, after->factor + at + lane);
+            load(Floats, y + lane) = residual ? value + load(Floats, residual + lane) : value;
+        }
         return;
     }
     for (int64_t i = 0; i < count; i++) {
-        float value = total[i] + (after->bias ? after->bias[at + i] : 0);
+        float value = total[i / LANES][i % LANES] + (after->bias ? after->bias[at + i] : 0);
         if (after->factor)
             value *= after->factor[at + i];
         y[i] = residual ? value + residual[i] : value;
@@ -167,19 +178,23 @@ INLINE void panel(const Matrix *m, const Vector *x, int64_t p, int64_t vector, c
                   int zeros, int biases) {
     const int64_t groups = m->columns / m->group, code_bytes = m->group * bits / 8 * PANEL, scale_bytes = PANEL * (narrow ? 2 : 4);
     const uint8_t *codes = m->codes + p * groups * code_bytes, *points = m->zeros + p * groups * PANEL * bits / 8;
-    const char *scales = (const char *)m->scales + p * groups * scale_bytes,
-               *offsets = (const char *)m->biases + p * groups * scale_bytes;
-    Floats total = {0};
+    const char *scales = (const char *)m->scales + p * groups * scale_bytes;
+    const char *offsets = (const char *)m->biases + p * groups * scale_bytes;
+    Floats total[PARTS] = {{0}};
     for (int64_t g = 0; g < groups; g++) {
+        Ints sums[PARTS];
         __builtin_prefetch(scales + g * scale_bytes + 1024);
-        Ints sums = group_sums(codes + g * code_bytes, x->values + g * m->group * 2, m->group, bits);
-        if (zeros)
-            sums -= load_zeros(points + g * PANEL * bits / 8, bits) * x->sum[g];
-        else if (!biases)
-            sums -= x->sum[g] * (bits == 4 ? 8 : 128);
-        total += __builtin_convertvector(sums, Floats) * (load_scales(scales + g * scale_bytes, narrow) * x->step[g]);
-        if (biases)
-            total += load_scales(offsets + g * scale_bytes, narrow) * (x->step[g] * (float)x->sum[g]);
+        group_sums(codes + g * code_bytes, x->values + g * m->group * 2, m->group, bits, sums);
+        for (int part = 0; part < PARTS; part++) {
+            if (zeros)
+                sums[part] -= load_zeros(points + g * PANEL * bits / 8, part, bits) * x->sum[g];
+            else if (!biases)
+                sums[part] -= x->sum[g] * (bits == 4 ? 8 : 128);
+            Floats scale = load_scales(scales + g * scale_bytes, part, narrow);
+            total[part] += __builtin_convertvector(sums[part], Floats) * (scale * x->step[g]);
+            if (biases)
+                total[part] += load_scales(offsets + g * scale_bytes, part, narrow) * (x->step[g] * (float)x->sum[g]);
+        }
     }
     finish(total, m, after, p, vector, y);
 }
@@ -208,35 +223,36 @@ static void product(const Matrix *m, const Vector *x, int64_t count, int64_t fir
     KINDS(8, 1)
 }
 
-// `count` vectors at once, two sums each: odd and even columns.
+// `count` vectors at once, as many as leave room for their sums in registers.
+enum { AT_ONCE = LANES == 16 ? 4 : 2 };
+
 INLINE void float_panel(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t p, int64_t vector, const After *after,
                         float *y, int bits) {
     const int64_t columns = m->columns, group = bits == 16 ? m->group : columns;
     const uint8_t *codes = m->codes + p * columns * PANEL * bits / 8;
-    const char *scales = (const char *)m->scales + p * (columns / group) * PANEL * 4;
-    Floats total[4] = {{0}};
-    for (int64_t k = 0; k < columns; k += group, scales += PANEL * 4) {
-        Floats sums[4] = {{0}}, others[4] = {{0}};
-        for (int64_t e = k; e < k + group; e += 2) {
-            Floats even, odd;
+    const float *scales = (const float *)m->scales + p * (columns / group) * PANEL;
+    Floats total[AT_ONCE][PARTS] = {{{0}}};
+    for (int64_t k = 0; k < columns; k += group, scales += PANEL) {
+        Floats sums[AT_ONCE][PARTS] = {{{0}}}, others[AT_ONCE][PARTS] = {{{0}}}; // of even and of odd columns
+        for (int64_t e = k; e < k + group; e += 2, codes += PANEL * bits / 4) {
             __builtin_prefetch(codes + AHEAD);
-            if (bits == 16) {
-                even = from_int16(codes);
-                odd = from_int16(codes + 32);
-                codes += 64;
-            } else {
-                even = load(Floats, codes);
-                odd = load(Floats, codes + 64);
+            if (bits == 32)
                 __builtin_prefetch(codes + AHEAD + 64);
-                codes += 128;
-            }
-            for (int64_t i = 0; i < count; i++) {
-                sums[i] += even * x[i * step + e];
-                others[i] += odd * x[i * step + e + 1];
+            for (int part = 0; part < PARTS; part++) {
+                const uint8_t *even = codes + part * LANES * bits / 8, *odd = even + PANEL * bits / 8;
+                Floats a = bits == 16 ? __builtin_convertvector(from_int16(even), Floats) : load(Floats, even);
+                Floats b = bits == 16 ? __builtin_convertvector(from_int16(odd), Floats) : load(Floats, odd);
+                for (int64_t i = 0; i < count; i++) {
+                    sums[i][part] += a * x[i * step + e];
+                    others[i][part] += b * x[i * step + e + 1];
+                }
             }
         }
         for (int64_t i = 0; i < count; i++)
-            total[i] = bits == 16 ? total[i] + (sums[i] + others[i]) * load(Floats, scales) : sums[i] + others[i];
+            for (int part = 0; part < PARTS; part++) {
+                Floats sum = sums[i][part] + others[i][part];
+                total[i][part] = bits == 16 ? total[i][part] + sum * load(Floats, scales + part * LANES) : sum;
+            }
     }
     for (int64_t i = 0; i < count; i++)
         finish(total[i], m, after, p, vector + i, y);
@@ -246,10 +262,12 @@ INLINE void float_panels(const Matrix *m, const float *x, int64_t step, int64_t 
                          const After *after, float *y, int bits) {
     for (int64_t p = first; p < last; p++) {
         int64_t i = 0;
-        for (; i + 4 <= count; i += 4)
-            float_panel(m, x + i * step, step, 4, p, i, after, y, bits);
-        for (; i + 2 <= count; i += 2)
+        for (; i + AT_ONCE <= count; i += AT_ONCE)
+            float_panel(m, x + i * step, step, AT_ONCE, p, i, after, y, bits);
+        if (AT_ONCE > 2 && i + 2 <= count) {
             float_panel(m, x + i * step, step, 2, p, i, after, y, bits);
+            i += 2;
+        }
         if (i < count)
             float_panel(m, x + i * step, step, 1, p, i, after, y, bits);
     }
