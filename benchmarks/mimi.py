@@ -15,14 +15,17 @@ from peers.run import peer
 from safetensors.numpy import save_file
 from timing import Times, machine, timed
 
-from clearline.backends import get_backend
+from clearline.backends import Wanted, open_backend
 from clearline.config.kyutai import official_mimi
 from clearline.generate import Codec
 from clearline.lab.bench import read_bandwidth
 
 
-def ours(threads: int, steps: int) -> dict[str, Times]:
-    codec = Codec(official_mimi(), get_backend("onnx", threads), shapes.random_mimi())
+OURS = {"clearline": None, "clearline --weights int16": "int16"}
+
+
+def ours(threads: int, steps: int, kept: str | None) -> dict[str, Times]:
+    codec = Codec(official_mimi(), open_backend("onnx", Wanted(threads, weights=kept)), shapes.random_mimi())
     stream = codec.stream(8)
     pcm = np.random.default_rng(0).standard_normal(1920).astype(np.float32) * 0.1
     codes = stream.encode(pcm)
@@ -56,9 +59,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "mimi.safetensors"
         rusty_weights(weights)
-        runs: dict[str, list[dict[str, Times] | str]] = {"clearline (onnx)": [], "moshi (PyTorch)": [], "rustymimi": []}
+        runs: dict[str, list[dict[str, Times] | str]] = {name: [] for name in (*OURS, "moshi (PyTorch)", "rustymimi")}
         for _ in range(args.rounds):
-            runs["clearline (onnx)"].append(ours(args.threads, args.steps))
+            for name, kept in OURS.items():
+                runs[name].append(ours(args.threads, args.steps, kept))
             runs["moshi (PyTorch)"].append(peer("mimi_moshi.py", args.steps, args.threads))
             runs["rustymimi"].append(peer("mimi_rusty.py", args.steps, args.threads, weights))
     print(f"\n| one frame, {args.threads} threads | encode | decode | sum |\n|---|---|---|---|")
@@ -71,10 +75,11 @@ def main() -> None:
         encode, decode = (float(np.median([result[part].median for result in good])) for part in ("encode", "decode"))
         sums[name] = encode + decode
         print(f"| {name} | {encode:.1f} ms | {decode:.1f} ms | {encode + decode:.1f} ms |")
-    mine = sums.pop("clearline (onnx)")
+    mine = {name: sums.pop(name) for name in OURS}
     if sums:
         best = min(sums, key=lambda name: sums[name])
-        print(f"\nThe better peer, {best}, takes {sums[best] / mine:.1f} x as long.")
+        times = ", ".join(f"{sums[best] / taken:.1f} x as long as {name}" for name, taken in mine.items())
+        print(f"\nThe better peer, {best}, takes {times}.")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Command line:  python benchmarks/quantisation.py [--model FOLDER ...] [--large] 
 Every model is fed the same teacher-forced codes in every precision: for a model FOLDER those of conversations about the recordings
 in examples/, and random ones too; for models of random weights (made here) random ones. "weights only" runs the
 rounded weights in float32; "as run" is what `load(quantize=...)` does on the onnx backend, whose quantised products round
-their inputs to 8 bits as well. "MLX q4" is `mlx.nn.quantize`'s rule on the same tensors, weights only.
+their inputs to 16 bits as well (to 8 where they are ONNX Runtime's). "MLX q4" is `mlx.nn.quantize`'s rule on the same tensors, weights only.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import onnxruntime
 import clearline
 from clearline.app import _loaded, code_version
 from clearline.audio import read_audio, to_mono
-from clearline.backends import get_backend
+from clearline.backends import get_backend, native
 from clearline.checkpoint import is_linear, linear_bits
 from clearline.config import LMConfig
 from clearline.config.compact import acoustic_delays, depformer, moshi
@@ -210,8 +210,8 @@ def main() -> None:
         "q8 and q4 are `load(quantize=...)` and `clearline convert`: groups of 32 for linears and output heads; q8 symmetric, q4",
         "with a whole zero point each and 8 bits where the depformer begins and ends (docs/checkpoints.md).",
         "",
-        '"Weights only" computes with the rounded weights in float32; "as run" also rounds the inputs of each product to 8 bits,',
-        "as ONNX Runtime's kernels do.",
+        '"Weights only" computes with the rounded weights in float32; "as run" also rounds the inputs of each product to '
+        f"{16 if 'Product' in native.operations() else 8} bits ({native.kernels()}).",
         '"MLX q4" is the rule of `mlx.nn.quantize` (groups of 32 with an offset, all in 4 bits) on the same tensors.',
         "",
         "KL grows with the square of how far the logits spread, and a model far from what it was trained on has no margins: on the",

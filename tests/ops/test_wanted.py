@@ -18,12 +18,12 @@ def test_an_unknown_cache_and_a_backend_without_it():
 def test_needs_clearlines_own_operations(monkeypatch, option):
     monkeypatch.setattr(native, "missing", lambda: "nobody built them")
     monkeypatch.setattr(native, "operations", frozenset)
-    with pytest.raises(BackendError, match=f"--{option} needs .* nobody built them"):
+    with pytest.raises(BackendError, match=rf"--{option} needs .* nobody built them"):
         open_backend("onnx", Wanted(**dict([option.split()])))
 
 
 def test_weights_no_backend_has():
-    with pytest.raises(BackendError, match="int4.* known: int16"):
+    with pytest.raises(BackendError, match=r"int4.* known: int16"):
         open_backend("onnx", Wanted(weights="int4"))
     with pytest.raises(BackendError, match="numpy64 backend does not keep weights in 'int16'"):
         open_backend("numpy64", Wanted(weights="int16"))
