@@ -20,7 +20,6 @@ from clearline.config.kyutai import official_mimi
 from clearline.generate import Codec
 from clearline.lab.bench import read_bandwidth
 
-
 OURS = {"clearline": None, "clearline --weights int16": "int16"}
 
 

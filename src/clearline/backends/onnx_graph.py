@@ -49,7 +49,7 @@ class GraphOps:
     """What every operation is made with; those on shapes themselves, see `clearline.ops.Ops`."""
 
     native: frozenset[str] = frozenset()  # Clearline's own operations that can be had
-    int16: bool = False  # whether dense matrices are kept in 16 bits
+    bits: int = 32  # of a value of a dense matrix: 32, 16 or 8
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     weights: dict[str, tuple[Weight, Layout]] = field(default_factory=dict)

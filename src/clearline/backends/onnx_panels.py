@@ -1,8 +1,8 @@
 """Matrices in panels of 16 rows, as the native product reads them (`native/kernels.h`): one stream from end to end.
 
 Layouts: of a quantised weight "panel codes", "panel scales", "panel zeros", "panel biases"; of a dense one "panel linear",
-"panel taps", "panel spread" or "panel overlap", by the matrix it is in a product, as floats; with " int16" after it in 16 bits, and
-with " int16 scales" the scales of those.
+"panel taps", "panel spread" or "panel overlap", by the matrix it is in a product, as floats; with " int16" or " int8" after it in
+so many bits, and with " int16 scales" or " int8 scales" the scales of those.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,11 @@ import ml_dtypes
 import numpy as np
 
 from clearline.ops import Weight
+from clearline.ops.weight import quantise
 
 PANEL = 16
-# Columns of an int16 matrix with one scale, and its largest code.
-GROUP16, TOP16 = 32, 32767
+# Columns of a dense matrix in fewer bits with one scale, and the largest code of 16 bits.
+GROUP, TOP16 = 32, 32767
 Kind = Literal["linear", "taps", "spread", "overlap"]
 
 
@@ -49,7 +50,9 @@ def panel_shape(weight: Weight, layout: str) -> tuple[int, ...]:
     _, part, *rest = layout.split()
     if not weight.bits:
         rows, columns = matrix_shape(weight, part)
-        return (-(-rows // PANEL), columns // GROUP16 if "scales" in rest else columns, PANEL)
+        if rest == ["int8"]:
+            return (-(-rows // PANEL), columns * PANEL)
+        return (-(-rows // PANEL), columns // GROUP if "scales" in rest else columns, PANEL)
     panels, groups = -(-weight.shape[0] // PANEL), weight.shape[1] // weight.group
     if part == "codes":
         return (panels, weight.shape[1] * weight.bits // 8 * PANEL)
@@ -58,7 +61,7 @@ def panel_shape(weight: Weight, layout: str) -> tuple[int, ...]:
 
 def panel_type(weight: Weight, layout: str) -> Any:
     """Element type of an array of this layout; bfloat16 as its bits."""
-    if layout in ("panel codes", "panel zeros"):
+    if layout in ("panel codes", "panel zeros") or layout.endswith("int8"):
         return np.uint8
     if layout.endswith("int16"):
         return np.int16
@@ -71,13 +74,18 @@ def panels(weight: Weight, layout: str, empty: Callable[[tuple[int, ...], Any], 
     _, part, *rest = layout.split()
     if not weight.bits:
         values = matrix(weight, part)
-        if rest:
-            codes, scales = _in_16_bits(values)
-            values = scales if "scales" in rest else codes
-        np.copyto(into, _rows_together(values), casting="unsafe")
+        if not rest:
+            np.copyto(into, _rows_together(values))
+            return into
+        codes, scales = _in_16_bits(values) if rest[0] == "int16" else _in_8_bits(values)
+        if "scales" in rest:
+            np.copyto(into, _rows_together(scales))
+        elif rest[0] == "int16":
+            np.copyto(into, _rows_together(codes))
+        else:
+            _copy_words(codes, into)
     elif part == "codes":
-        words = _rows_together(np.ascontiguousarray(weight.data, np.uint8).view(np.uint32))
-        np.copyto(into.view(np.uint32).reshape(words.shape), words)
+        _copy_words(weight.data, into)
     elif part == "zeros":
         zeros = weight.zero_points()
         assert zeros is not None
@@ -93,10 +101,23 @@ def panels(weight: Weight, layout: str, empty: Callable[[tuple[int, ...], Any], 
 
 def _in_16_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes [out, in] and scales [out, in / 32]: scale = max|w| / 32767, code = round(w / scale)."""
-    groups = values.reshape(len(values), -1, GROUP16)
+    groups = values.reshape(len(values), -1, GROUP)
     scales = np.abs(groups).max(-1) / np.float32(TOP16)
     codes = np.rint(np.divide(groups, scales[..., None], out=np.zeros_like(groups), where=scales[..., None] != 0))
-    return codes.reshape(values.shape), scales
+    return codes.reshape(values.shape).astype(np.int16), scales
+
+
+def _in_8_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `load(quantize="q8")` rounds a matrix."""
+    made = quantise(Weight("", values), 8, GROUP)
+    assert made.scale is not None
+    return made.data, made.scale
+
+
+def _copy_words(codes: np.ndarray, into: np.ndarray) -> None:
+    """Codes [out, bytes] as words of 4 bytes, a panel's 16 rows in turn."""
+    words = _rows_together(np.ascontiguousarray(codes, np.uint8).view(np.uint32))
+    np.copyto(into.view(np.uint32).reshape(words.shape), words)
 
 
 def _rows_together(array: np.ndarray) -> np.ndarray:

@@ -5,17 +5,19 @@ activations that meet quantised weights to 16 bits; elsewhere ONNX Runtime's `Ma
 to 8.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from clearline.backends.onnx_graph import Edge, GraphOps, Slice
-from clearline.backends.onnx_panels import GROUP16, PANEL, Kind, matrix_shape
+from clearline.backends.onnx_panels import GROUP, PANEL, Kind, matrix_shape
 from clearline.ops import Weight
 
 # A group's sum of 8-bit codes times 16-bit values must fit into 32 bits.
 _LARGEST_GROUP = 256
+_FEW_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ class ProductOps(GraphOps):
     def windows(self, x: Edge, outer: tuple[int, ...], step: int, weight: Weight, kind: Kind) -> Edge:
         """y [*outer, out] = W times the windows of x that begin every `step` values."""
         layout, shape = f"panel {kind}", matrix_shape(weight, kind)
-        if self.int16 and shape[1] % GROUP16 == 0:
-            codes, scales = self.weight(weight, f"{layout} int16"), self.weight(weight, f"{layout} int16 scales")
-            return self._native(x, outer, step, shape, (codes, scales, None, None), bits=16, group=GROUP16, narrow=0)
+        if self.bits < 32 and shape[1] % GROUP == 0:
+            # With many rows it is the arithmetic that takes the time, and 16 bits are as good.
+            bits = self.bits if math.prod(outer) <= _FEW_ROWS else 16
+            codes, scales = self.weight(weight, f"{layout} int{bits}"), self.weight(weight, f"{layout} int{bits} scales")
+            return self._native(x, outer, step, shape, (codes, scales, None, None), bits=bits, group=GROUP, narrow=0)
         return self._native(x, outer, step, shape, (self.weight(weight, layout), None, None, None), bits=32, group=1, narrow=0)
 
     def _quantised(self, x: Edge, weight: Weight) -> Edge:

@@ -30,7 +30,7 @@ class _OnnxProgram:
     ) -> None:
         state = list(state)
         int8 = {spec.path for spec in state if ring_class(spec, backend.int8) is Int8Ring}
-        graph = trace(step, weights, state, inputs, int8, backend.native, backend.int16)
+        graph = trace(step, weights, state, inputs, int8, backend.native, backend.bits)
         self._graph = graph
         self._inputs = {name: np.int64 if spec.ids else np.float32 for name, spec in inputs.items()}
         rows = {name for names in graph.rings.values() for name in names} | set(graph.in_place.values())
@@ -101,12 +101,13 @@ class Onnx:
         """Largest error of products with quantised weights: ours round activations to 16 bits, ONNX Runtime's to 8."""
         return 1e-7 if "Product" in self.native else 2e-4
 
-    def __init__(self, threads: int | None = None, int8: bool = False, int16: bool = False) -> None:
-        """`int8`: keys and values of long rings in int8, a quarter of the bytes. `int16`: dense matrices in 16 bits, every 32
-        values by their own largest, half of the bytes. Results are then not quite those of float32."""
+    def __init__(self, threads: int | None = None, int8: bool = False, bits: int = 32) -> None:
+        """`int8`: keys and values of long rings in int8, a quarter of the bytes. `bits` 16 or 8: of what dense matrices keep, every
+        32 values by their own largest; 8 only where it is reading them that takes the time. Results are then not those of
+        float32."""
         self._threads = threads
         self.int8 = int8
-        self.int16 = int16
+        self.bits = bits
         self.native = native.operations()
         self.kernels = native.kernels()
         self._memory = HugeMemory()
@@ -148,6 +149,7 @@ class Onnx:
         return _OnnxProgram(step, weights, list(state), inputs, self)
 
 
+_BITS = {"int16": 16, "int8": 8}  # of dense matrices, by what --weights says
 _NO_VECTORS = "this processor has neither AVX2 nor AVX-512 VNNI"
 
 
@@ -161,9 +163,12 @@ def devices() -> list[Device]:
 
 
 def make(wanted: Wanted) -> Backend:
-    only("onnx", wanted, ("cpu",), ("float32",), ("int8",), ("int16",))
-    for option, needed, asked in (("--cache int8", "Attend", wanted.cache), ("--weights int16", "Product", wanted.weights)):
+    only("onnx", wanted, ("cpu",), ("float32",), ("int8",), tuple(_BITS))
+    for option, needed, asked in (
+        ("--cache int8", "Attend", wanted.cache),
+        (f"--weights {wanted.weights}", "Product", wanted.weights),
+    ):
         if asked is not None and needed not in native.operations():
             reason = native.missing() or _NO_VECTORS
             raise BackendError(f"{option} needs Clearline's own operations for ONNX Runtime: {reason}")
-    return Onnx(wanted.threads, int8=wanted.cache == "int8", int16=wanted.weights == "int16")
+    return Onnx(wanted.threads, int8=wanted.cache == "int8", bits=_BITS.get(wanted.weights or "", 32))

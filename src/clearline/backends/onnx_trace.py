@@ -40,13 +40,13 @@ def trace(
     inputs: Mapping[str, InputSpec],
     int8_rings: Container[str] = (),
     native: frozenset[str] = frozenset(),
-    int16: bool = False,
+    bits: int = 32,
 ) -> Graph:
     """Run `step` once on edges and assemble the graph it describes; the rings of these paths hold int8.
 
-    `native`: Clearline's own operations that can be had (`clearline.backends.native`). `int16`: dense matrices in 16 bits.
+    `native`: Clearline's own operations that can be had (`clearline.backends.native`). `bits`: of dense matrices.
     """
-    ops = TraceOps(native=native, int16=int16)
+    ops = TraceOps(native=native, bits=bits)
     graph_inputs = [_value_info(name, spec.shape, spec.ids) for name, spec in inputs.items()]
     leaves: dict[str, Any] = {}
     for spec in state:

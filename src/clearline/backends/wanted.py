@@ -15,8 +15,8 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 class Wanted:
     """How a backend shall run; None leaves it to the backend. `dtype` is that of weights and activations.
 
-    `cache` "int8": keys and values in int8, a quarter of the bytes; `weights` "int16": dense matrices in 16 bits, half of
-    them. Both are the onnx backend's, and their results are no longer quite those of float32.
+    `cache` "int8": keys and values in int8, a quarter of the bytes; `weights` "int16" or "int8": dense matrices in
+    so many bits. All are the onnx backend's, and their results are no longer quite those of float32.
     """
 
     threads: int | None = None

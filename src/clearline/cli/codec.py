@@ -100,7 +100,8 @@ def _report(json_output: bool, input: Path, output: Path, data: bytes, codes: np
     known = origin(input=input)
     known["hashes"] |= {"output": hashlib.sha256(data).hexdigest(), "codec_weights": _weights_hash(model)}
     facts = {"output_path": str(output), "codebooks": codebooks, "frames": frames, "backend": codec.backend.name}
-    facts["weights_dtype"] = "int16" if getattr(codec.backend, "int16", False) else codec.backend.dtype
+    bits = getattr(codec.backend, "bits", 32)
+    facts["weights_dtype"] = codec.backend.dtype if bits == 32 else f"int{bits}"
     print_json(facts | known)
 
 

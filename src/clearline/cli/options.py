@@ -20,7 +20,7 @@ CacheOption = Annotated[
     str | None, typer.Option("--cache", help="int8: keep keys and values in int8; for long contexts of large models.")
 ]
 WeightsOption = Annotated[
-    str | None, typer.Option("--weights", help="int16: keep what is not quantised, codec included, in 16 bits; half the bytes.")
+    str | None, typer.Option("--weights", help="int16 or int8: keep what is not quantised, codec included, in fewer bits.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to use; the result does not depend on it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -86,17 +86,20 @@ def bench(model: Model, frames: int = 100, threads: int = 2, on_frame: Callable[
 def frame_bytes(model: Model, filled: int) -> int:
     """Bytes a frame cannot avoid reading: every matrix once, and the keys and values of `filled` positions."""
     cfg = model.config.transformer
-    cache = 2 * 4 * cfg.num_kv_heads * cfg.head_dim * min(filled, cfg.context) * cfg.num_layers
-    return matrix_bytes(model.programs.weights) + matrix_bytes(model.mimi.weights) + cache
+    # What is not float32 comes with a float32 scale for every 32.
+    cached, dense = ({"int8": 1 + 4 / 32, "int16": 2 + 4 / 32}.get(kept or "", 4) for kept in (model.cache, model.weights))
+    cache = 2 * cached * cfg.num_kv_heads * cfg.head_dim * min(filled, cfg.context) * cfg.num_layers
+    return int(matrix_bytes(model.programs.weights, dense) + matrix_bytes(model.mimi.weights, dense) + cache)
 
 
-def matrix_bytes(weights: Mapping[str, Weight]) -> int:
-    """Bytes of the matrices as they are kept: embedding tables are left out, since a step reads single rows of them."""
-    total = 0
+def matrix_bytes(weights: Mapping[str, Weight], dense: float = 4) -> int:
+    """Bytes of the matrices as they are kept, `dense` a value where they are not quantised; embedding tables are left out, since
+    a step reads single rows of them."""
+    total = 0.0
     for name, weight in weights.items():
         if len(weight.shape) >= 2 and not any("emb" in part and "embedding" not in part for part in name.split(".")):
-            total += weight.nbytes if weight.bits else weight.data.size * 4
-    return total
+            total += weight.nbytes if weight.bits else weight.data.size * dense
+    return int(total)
 
 
 class Bandwidth:
