@@ -20,7 +20,7 @@ from clearline.config.kyutai import official_mimi
 from clearline.generate import Codec
 from clearline.lab.bench import read_bandwidth
 
-OURS = {"clearline": None, "clearline --weights int16": "int16"}
+OURS = {"clearline": None, "clearline --weights int16": "int16", "clearline --weights int8": "int8"}
 
 
 def ours(threads: int, steps: int, kept: str | None) -> dict[str, Times]:

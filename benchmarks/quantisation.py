@@ -5,7 +5,8 @@ Command line:  python benchmarks/quantisation.py [--model FOLDER ...] [--large] 
 Every model is fed the same teacher-forced codes in every precision: for a model FOLDER those of conversations about the recordings
 in examples/, and random ones too; for models of random weights (made here) random ones. "weights only" runs the
 rounded weights in float32; "as run" is what `load(quantize=...)` does on the onnx backend, whose quantised products round
-their inputs to 16 bits as well (to 8 where they are ONNX Runtime's). "MLX q4" is `mlx.nn.quantize`'s rule on the same tensors, weights only.
+their inputs to 16 bits as well (to 8 where they are ONNX Runtime's). "MLX q4" is `mlx.nn.quantize`'s rule on the same
+tensors, weights only.
 """
 
 import argparse

@@ -280,9 +280,9 @@ def load(
     "torch", "mlx", or "numpy64", the slow float64 reference. device ("cuda", "mps", "cpu", ...) and dtype ("bfloat16", ...)
     are the backend's best and its own unless given; the codec never computes in less than float32. quantize "q8" or "q4"
     rounds the language model's linear weights in groups of 32; cache "int8" its keys and values, which then take a quarter of
-    the memory and bandwidth; weights "int16" keeps what is not quantised, the codec included, in 16 bits, half of them (both
-    the onnx backend). lm_only reads the language model alone, for `Model.generator`: the folder
-    needs no codec and no tokenizer then. Raises ClearlineError with what is wrong with the folder.
+    the memory and bandwidth; weights "int16" or "int8" keeps what is not quantised, the codec included, in so many bits
+    (the onnx backend; docs/backends.md says what each loses). lm_only reads the language model alone, for `Model.generator`:
+    the folder needs no codec and no tokenizer then. Raises ClearlineError with what is wrong with the folder.
     """
     if quantize is not None and quantize not in _BITS:
         raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")

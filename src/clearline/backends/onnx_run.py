@@ -164,10 +164,8 @@ def devices() -> list[Device]:
 
 def make(wanted: Wanted) -> Backend:
     only("onnx", wanted, ("cpu",), ("float32",), ("int8",), tuple(_BITS))
-    for option, needed, asked in (
-        ("--cache int8", "Attend", wanted.cache),
-        (f"--weights {wanted.weights}", "Product", wanted.weights),
-    ):
+    wishes = (f"--cache {wanted.cache}", "Attend", wanted.cache), (f"--weights {wanted.weights}", "Product", wanted.weights)
+    for option, needed, asked in wishes:
         if asked is not None and needed not in native.operations():
             reason = native.missing() or _NO_VECTORS
             raise BackendError(f"{option} needs Clearline's own operations for ONNX Runtime: {reason}")
