@@ -209,7 +209,7 @@ def main() -> None:
         f"{platform.python_version()}.",
         "",
         "q8 and q4 are `load(quantize=...)` and `clearline convert`: groups of 32 for linears and output heads; q8 symmetric, q4",
-        "with a whole zero point each and 8 bits where the depformer begins and ends (docs/checkpoints.md).",
+        "with a whole zero point each and 8 bits at the heads and where the depformer begins (docs/checkpoints.md).",
         "",
         '"Weights only" computes with the rounded weights in float32; "as run" also rounds the inputs of each product to '
         f"{16 if 'Product' in native.operations() else 8} bits ({native.kernels()}).",

@@ -65,10 +65,10 @@ def test_a_converted_folder_holds_what_load_would_make(precision, tmp_path):
                 np.testing.assert_array_equal(there, here)
 
 
-def test_q4_has_8_bits_where_the_depformer_begins_and_ends(tmp_path):
+def test_q4_has_8_bits_at_the_heads_and_where_the_depformer_begins(tmp_path):
     convert(open_checkpoint(FORMATS / "mlx_bf16"), tmp_path, "q4")
     bits = {name.split(".")[0]: weight.bits for name, weight in open_checkpoint(tmp_path).lm_weights().items() if weight.bits}
-    assert bits == {"transformer": 4, "depformer": 4, "text_linear": 4, "depformer_in": 8, "linears": 8}
+    assert bits == {"transformer": 4, "depformer": 4, "text_linear": 8, "depformer_in": 8, "linears": 8}
     again = convert(open_checkpoint(tmp_path), tmp_path / "again", "q4")
     assert load_file(again.weights).keys() == load_file(tmp_path / "model.q4.safetensors").keys()
     assert again.sha256 == convert(open_checkpoint(FORMATS / "mlx_bf16"), tmp_path, "q4").sha256

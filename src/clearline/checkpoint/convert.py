@@ -267,7 +267,7 @@ def conversion_key(checkpoint: Checkpoint, precision: str, layout: str) -> str:
     if checkpoint.config.lora is not None:
         files.append(member(checkpoint.folder, checkpoint.config.lora.name))
     facts = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    return hashlib.sha256(json.dumps([facts, repr(checkpoint.config), precision, layout, 2]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([facts, repr(checkpoint.config), precision, layout, 3]).encode()).hexdigest()
 
 
 def _stat(path: Path) -> list[int]:

@@ -57,10 +57,10 @@ def is_linear(name: str) -> bool:
 def linear_bits(name: str, bits: int) -> int:
     """Bits of a linear weight's codes in a model that is rounded to `bits`, 8 or 4.
 
-    All that the depformer knows of a frame comes in by `depformer_in`, and all it says leaves by `linears`: at most 2% of the
-    weights, and a third and more of what rounding them to 4 bits costs. They keep 8.
+    All that the depformer knows of a frame comes in by `depformer_in`, all it says leaves by `linears`, and the text by
+    `text_linear`: 2 to 8% of the weights, and a third to a half of what rounding them to 4 bits costs. They keep 8.
     """
-    return 8 if name.partition(".")[0] in ("depformer_in", "linears") else bits
+    return 8 if name.partition(".")[0] in ("depformer_in", "linears", "text_linear") else bits
 
 
 # -- the language model -------------------------------------------------------------------------------------------------
