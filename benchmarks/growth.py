@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--steps 20] [-o benchmarks/growth.svg]
 
 Random q4 weights, int8 and float32 caches, 2 threads. Beside every time stands what reading the step's bytes once takes at
-the measured bandwidth. Sessions of a batch take turns, each step reading all weights again. Needs matplotlib.
+the bandwidth measured between the steps. Sessions of a batch take turns, each step reading all weights again. Needs matplotlib.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from timing import machine
 from clearline.backends import Wanted, open_backend
 from clearline.config import LMConfig
 from clearline.generate import LMPrograms
-from clearline.lab.bench import read_bandwidth
+from clearline.lab.bench import Bandwidth
 from clearline.ops import Weight
 
-BANDWIDTH = 0.0  # GB/s, measured at the start
+READ = Bandwidth()  # measured between the steps
 Point = tuple[float, float, float]  # what grows, milliseconds, the limit's milliseconds
 
 
@@ -31,9 +31,11 @@ def programs(cfg: LMConfig, weights: dict[str, Weight], cache: str, threads: int
 
 
 def point(x: float, made: LMPrograms, cfg: LMConfig, weights: dict[str, Weight], filled: int, cache: str, steps: int) -> Point:
-    temporal, depth = ours(made, filled, steps)
-    taken, limit = temporal.median + depth.median, step_bytes(cfg, weights, filled, cache) / 1e6 / BANDWIDTH
-    print(f"{x:>6g} {cache:<8} {taken:7.1f} ms, limit {limit:6.1f} ms", flush=True)
+    READ.rounds.clear()
+    temporal, depth = ours(made, filled, steps, READ)
+    bandwidth = float(np.median(READ.rounds))
+    taken, limit = temporal.median + depth.median, step_bytes(cfg, weights, filled, cache) / 1e6 / bandwidth
+    print(f"{x:>6g} {cache:<8} {taken:7.1f} ms, limit {limit:6.1f} ms at {bandwidth:.1f} GB/s", flush=True)
     return x, taken, limit
 
 
@@ -52,14 +54,12 @@ def codebooks(count: int) -> LMConfig:
 
 
 def main() -> None:
-    global BANDWIDTH
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_name("growth.svg"))
     args = parser.parse_args()
-    BANDWIDTH = read_bandwidth(args.threads)
-    print(f"{machine()}\nDRAM read {BANDWIDTH:.1f} GB/s with {args.threads} threads")
+    print(machine())
     panels: dict[str, dict[str, list[Point]]] = {}
     cfg = shapes.with_context(shapes.hibiki_1b(), 6000)
     weights = shapes.random_lm(cfg, 4)
@@ -92,8 +92,10 @@ def batch(count: int, made: LMPrograms, cfg: LMConfig, weights: dict[str, Weight
             for program in made.depth:
                 program.run(depth_state, {"hidden": hidden, "token": np.ones(1, np.int64)})
         taken.append((time.perf_counter() - start) * 1e3)
-    found = count, float(np.median(taken[5:])), count * step_bytes(cfg, weights, 0, "int8") / 1e6 / BANDWIDTH
-    print(f"{count:>6} sessions {found[1]:7.1f} ms, limit {found[2]:6.1f} ms", flush=True)
+        READ.measure()
+    bandwidth = float(np.median(READ.rounds[-len(taken) :]))
+    found = count, float(np.median(taken[5:])), count * step_bytes(cfg, weights, 0, "int8") / 1e6 / bandwidth
+    print(f"{count:>6} sessions {found[1]:7.1f} ms, limit {found[2]:6.1f} ms at {bandwidth:.1f} GB/s", flush=True)
     return found
 
 
