@@ -27,3 +27,13 @@ def test_weights_no_backend_has():
         open_backend("onnx", Wanted(weights="int4"))
     with pytest.raises(BackendError, match="numpy64 backend does not keep weights in 'int16'"):
         open_backend("numpy64", Wanted(weights="int16"))
+
+
+def test_kernels_nobody_has(monkeypatch):
+    monkeypatch.setenv("CLEARLINE_KERNELS", "avx1024")
+    native.missing.cache_clear()
+    try:
+        with pytest.raises(BackendError, match="'avx1024'; known: avx512, avx2, plain, onnxruntime"):
+            native.missing()
+    finally:
+        native.missing.cache_clear()

@@ -150,7 +150,7 @@ class Onnx:
 
 
 _BITS = {"int16": 16, "int8": 8}  # of dense matrices, by what --weights says
-_NO_VECTORS = "this processor has neither AVX2 nor AVX-512 VNNI"
+_NO_VECTORS = "this processor has neither AVX2 nor AVX-512 VNNI, or CLEARLINE_KERNELS forbids them"
 
 
 def devices() -> list[Device]:

@@ -8,16 +8,22 @@ import functools
 import os
 from pathlib import Path
 
+from clearline.errors import BackendError
+
 # One name everywhere: ONNX Runtime loads whatever path it is given.
 LIBRARY = Path(__file__).parent / "clearline_operations.so"
 # As in kernels.h: channels of a cached row with one scale, and the largest head dimension.
 SCALED, MOST_DIM = 32, 512
+_KERNELS = ("avx512", "avx2", "plain", "onnxruntime")
 
 
 @functools.cache
 def missing() -> str | None:
     """Why ONNX Runtime's own operations are used instead of all of ours; None when ours run on this machine."""
-    if os.environ.get("CLEARLINE_KERNELS") == "onnxruntime":
+    wanted = os.environ.get("CLEARLINE_KERNELS", "")
+    if wanted not in ("", *_KERNELS):
+        raise BackendError(f"CLEARLINE_KERNELS is {wanted!r}; known: {', '.join(_KERNELS)}")
+    if wanted == "onnxruntime":
         return "CLEARLINE_KERNELS=onnxruntime forbids them"
     if not LIBRARY.exists():
         return f"{LIBRARY.name} was not built: there was no C compiler when Clearline was installed"
@@ -44,6 +50,6 @@ def kernels() -> str:
 
 def operations() -> frozenset[str]:
     """Those of ours that are used on this machine."""
-    return {"onnxruntime": frozenset[str](), "plain": frozenset({"Attend", "Elu"})}.get(
-        kernels(), frozenset({"Attend", "Elu", "Product"})
-    )
+    if kernels() == "onnxruntime":
+        return frozenset()
+    return frozenset({"Attend", "Elu"} if kernels() == "plain" else {"Attend", "Elu", "Product"})

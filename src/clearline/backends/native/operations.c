@@ -28,7 +28,7 @@ extern const Kernels kernels_avx2, kernels_avx512;
 static const Kernels *kernels(void) {
 #if defined(__x86_64__)
     const char *wanted = getenv("CLEARLINE_KERNELS");
-    if (processor_has_avx512_vnni() && (!wanted || !*wanted))
+    if (processor_has_avx512_vnni() && (!wanted || !*wanted || !strcmp(wanted, "avx512")))
         return &kernels_avx512;
     if (processor_has_avx2() && (!wanted || strcmp(wanted, "plain")))
         return &kernels_avx2;

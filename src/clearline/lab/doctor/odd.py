@@ -33,6 +33,7 @@ class OddBackend:
 
     def __init__(self, backend: Backend, wrong: Mapping[str, Wrong]) -> None:
         self.name, self.device, self.dtype = backend.name, backend.device, backend.dtype
+        self.quantised_budget = getattr(backend, "quantised_budget", 0.0)
         self._backend, self._wrong = backend, wrong
 
     def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
