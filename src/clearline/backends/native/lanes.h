@@ -28,6 +28,13 @@ typedef int8_t Signed __attribute__((vector_size(LANES)));
 // A value of this type from, or to, any address.
 #define load(type, at) (*(struct { type value; } __attribute__((packed, aligned(1), may_alias)) *)(at)).value
 
+// Lanes of a and b by number, b's after a's; `numbers` is the type of as many whole numbers of their size.
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(numbers, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(numbers, a, b, ...) __builtin_shuffle(a, b, (numbers){__VA_ARGS__})
+#endif
+
 // What compilers make of the plain form is one lane after the other. Where b is not a number, neither is the result.
 #if defined(__AVX512VNNI__)
 INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -77,16 +84,16 @@ INLINE Floats size_of(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
 
 // x combined with itself in halves, quarters, eighths: every lane then has what all of them give together.
 #if LANES == 16
-#define FOLD(x, combine)                                                                                 \
-    x = combine(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
-    x = combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
-    x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
-    x = combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
+#define FOLD(x, combine)                                                                       \
+    x = combine(x, SHUFFLE(Ints, x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
+    x = combine(x, SHUFFLE(Ints, x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
+    x = combine(x, SHUFFLE(Ints, x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
+    x = combine(x, SHUFFLE(Ints, x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
 #else
-#define FOLD(x, combine)                                                   \
-    x = combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3)); \
-    x = combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5)); \
-    x = combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6))
+#define FOLD(x, combine)                                         \
+    x = combine(x, SHUFFLE(Ints, x, x, 4, 5, 6, 7, 0, 1, 2, 3)); \
+    x = combine(x, SHUFFLE(Ints, x, x, 2, 3, 0, 1, 6, 7, 4, 5)); \
+    x = combine(x, SHUFFLE(Ints, x, x, 1, 0, 3, 2, 5, 4, 7, 6))
 #endif
 #define PLUS(a, b) ((a) + (b))
 

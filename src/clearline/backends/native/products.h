@@ -13,14 +13,14 @@ enum { LARGEST = 127 * 256 };
 INLINE void keep(int8_t *at, Ints values, int64_t bits) {
 #if LANES == 16
     if (bits == 4)
-        values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+        values = SHUFFLE(Ints, values, values, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
     Ints high = (values + 128) >> 8;
     Signed a = to_int8(high), b = to_int8(values - 256 * high);
-    load(Signed, at) = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    load(Signed, at + 16) = __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+    load(Signed, at) = SHUFFLE(Signed, a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    load(Signed, at + 16) = SHUFFLE(Signed, a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
 #else
     if (bits == 4)
-        values = __builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7);
+        values = SHUFFLE(Ints, values, values, 0, 2, 4, 6, 1, 3, 5, 7);
     load(Halves, at) = __builtin_convertvector(values, Halves);
 #endif
 }
