@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,17 @@ class HugeMemory:
     def __init__(self) -> None:
         self._chunk = np.empty(0, np.uint8)
         self._used = 0
+        self._lock = threading.Lock()  # sessions compile what they need when they first need it
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """An uninitialised array, aligned to a cache line."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        if self._used + size > self._chunk.size:
-            self._chunk, self._used = _chunk(max(size, _CHUNK)), 0
-        array = self._chunk[self._used : self._used + size].view(dtype).reshape(shape)
-        self._used = -(-(self._used + size) // _LINE) * _LINE
-        return array
+        with self._lock:
+            if self._used + size > self._chunk.size:
+                self._chunk, self._used = _chunk(max(size, _CHUNK)), 0
+            array = self._chunk[self._used : self._used + size]
+            self._used = -(-(self._used + size) // _LINE) * _LINE
+        return array.view(dtype).reshape(shape)
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
