@@ -20,6 +20,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NATIVE = Path("src/clearline/backends/native")
 LIBRARY = NATIVE / "clearline_operations.so"
 FLAGS = ["-O3", "-std=gnu11", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+if sys.platform != "win32":
+    FLAGS += ["-fPIC", "-pthread"]
 # kernels.c is compiled once for each instruction set; operations.c picks one when the program runs.
 AVX2 = ["-mavx2", "-mfma", "-mbmi2"]
 X86 = {"avx512": [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))], "avx2": AVX2}
@@ -37,17 +39,14 @@ def compiler() -> list[str] | None:
 def compile_library(root: Path, command: list[str]) -> None:
     """Make LIBRARY below `root`. Raises CalledProcessError or OSError."""
     native = root / NATIVE
-    pic = [] if sys.platform == "win32" else ["-fPIC"]
     sets = {"plain": [], **(X86 if platform.machine().lower() in ("x86_64", "amd64") else {})}
     with tempfile.TemporaryDirectory() as folder:
         objects = [str(Path(folder) / f"{name}.o") for name in sets]
         for target, flags in zip(objects, sets.values(), strict=True):
-            subprocess.run([*command, *FLAGS, *pic, *flags, "-c", str(native / "kernels.c"), "-o", target], check=True)
+            subprocess.run([*command, *FLAGS, *flags, "-c", str(native / "kernels.c"), "-o", target], check=True)
         made = Path(folder) / LIBRARY.name
         math = [] if sys.platform == "win32" else ["-lm"]
-        subprocess.run(
-            [*command, *FLAGS, *pic, "-shared", str(native / "operations.c"), *objects, "-o", str(made), *math], check=True
-        )
+        subprocess.run([*command, *FLAGS, "-shared", str(native / "operations.c"), *objects, "-o", str(made), *math], check=True)
         # In one step: a program that runs meanwhile keeps the old one.
         shutil.copy(made, root / f"{LIBRARY}.new")
         (root / f"{LIBRARY}.new").replace(root / LIBRARY)

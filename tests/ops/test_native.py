@@ -1,5 +1,9 @@
 """Clearline's own operations: equal to float64 under each instruction set, the same bytes for every thread count and batch."""
 
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 
 import ml_dtypes
@@ -159,6 +163,45 @@ def test_elu_is_that_of_float64(instructions, size):
     assert nmse(y, run(Numpy64(), step, x=x)["y"]) < 1e-12
     x[0, 0, 0] = np.nan
     assert np.isnan(run(Onnx(2), step, x=x)["y"]).sum() == 1
+
+
+def test_sessions_in_many_threads_do_not_disturb_each_other():
+    rng, results = np.random.default_rng(9), {}
+    inputs = [rng.standard_normal((1, 1, 1024), np.float32) for _ in range(6)]
+    step = layer(4, 1024)
+    program = Onnx(3).compile(step, {}, [], {"x": InputSpec((1, 1, 1024))})
+    expected = [program.run({}, {"x": x})["y"].tobytes() for x in inputs]
+
+    def talk(number: int) -> None:
+        results[number] = {program.run({}, {"x": inputs[number]})["y"].tobytes() for _ in range(150)}
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [results[number] for number in range(len(inputs))] == [{y} for y in expected]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_threads_of_its_own():
+    code = """
+import os, numpy as np
+from clearline.backends.onnx_run import Onnx
+from clearline.ops import InputSpec, Weight
+from clearline.ops.weight import quantise
+weight = quantise(Weight("w", np.random.default_rng(0).standard_normal((1024, 1024), np.float32)), 4)
+program = Onnx(2).compile(lambda ops, w, s, i: {"y": ops.linear(i["x"], weight)}, {}, [], {"x": InputSpec((1, 1, 1024))})
+x = np.ones((1, 1, 1024), np.float32)
+before = program.run({}, {"x": x})["y"]
+child = os.fork()
+again = [program.run({}, {"x": x})["y"] for _ in range(50)]
+right = all((y == before).all() for y in again)
+if child == 0:
+    os._exit(0 if right else 3)
+assert right and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

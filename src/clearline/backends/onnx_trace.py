@@ -1,7 +1,7 @@
 """Tracing: from a step of the model definition to an ONNX graph."""
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class Graph:
 
     model: bytes
     nodes: list[str]  # what it computes, in order
+    threads: int
     weights: dict[str, tuple[Weight, Layout]]
     carries: dict[str, str]  # state path -> output name
     rings: dict[str, tuple[str, str, str]]  # state path -> names of the new rows' keys, values and position
@@ -41,10 +42,12 @@ def trace(
     int8_rings: Container[str] = (),
     native: frozenset[str] = frozenset(),
     bits: int = 32,
+    threads: Callable[[int], int] = lambda size: 1,
 ) -> Graph:
     """Run `step` once on edges and assemble the graph it describes; the rings of these paths hold int8.
 
     `native`: Clearline's own operations that can be had (`clearline.backends.native`). `bits`: of dense matrices.
+    `threads`: how many, for so many bytes of weights.
     """
     ops = TraceOps(native=native, bits=bits)
     graph_inputs = [_value_info(name, spec.shape, spec.ids) for name, spec in inputs.items()]
@@ -92,6 +95,10 @@ def trace(
     arrays = {edge.name: _value_info(edge.name, edge.shape) for pair in whole.values() for edge in pair}
     outputs = {name: export(edge) for name, edge in results.items()}
     nodes = _needed(ops.nodes, {*exported, *arrays})
+    count = threads(sum(weight.data.nbytes for weight, _ in ops.weights.values()))
+    for node in nodes:
+        if node.domain == "clearline":
+            node.attribute.append(helper.make_attribute("threads", count))
     graph = helper.make_graph(
         nodes,
         "step",
@@ -101,7 +108,7 @@ def trace(
     )
     domains = [helper.make_opsetid(*domain) for domain in (("", OPSET), ("com.microsoft", 1), ("clearline", 1))]
     model = helper.make_model(graph, opset_imports=domains, ir_version=10).SerializeToString()
-    return Graph(model, [node.op_type for node in nodes], ops.weights, carries, rings, in_place, returned, outputs)
+    return Graph(model, [node.op_type for node in nodes], count, ops.weights, carries, rings, in_place, returned, outputs)
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:

@@ -14,6 +14,8 @@ from clearline.errors import BackendError
 LIBRARY = Path(__file__).parent / "clearline_operations.so"
 # As in kernels.h: channels of a cached row with one scale, and the largest head dimension.
 SCALED, MOST_DIM = 32, 512
+# Whether they have threads of their own (team.h); elsewhere ONNX Runtime's do their work.
+TEAM = os.name == "posix"
 _KERNELS = ("avx512", "avx2", "plain", "onnxruntime")
 
 

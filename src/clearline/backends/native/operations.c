@@ -14,6 +14,7 @@
 // all past ones and the new ones up to it. The ring is changed in place: it is no output.
 #include "kernels.h"
 #include "ort.h"
+#include "team.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,19 @@ static OrtStatus *tensor(const OrtApi *api, const OrtKernelContext *context, siz
     return status || !value ? status : ort_data(api, (OrtValue *)value, data);
 }
 
+// part(data, 0) ... part(data, count - 1) on at most so many threads.
+static OrtStatus *shared(const OrtApi *api, const OrtKernelContext *context, void (*part)(void *, size_t), int64_t count,
+                         int64_t threads, void *data) {
+#if TEAM
+    (void)api, (void)context;
+    team_run(part, (size_t)count, (size_t)threads, data);
+    return NULL;
+#else
+    (void)threads;
+    return ort_parallel_for(api, context, part, (size_t)count, 0, data);
+#endif
+}
+
 // -- Product ------------------------------------------------------------------------------------------------------------------
 
 typedef struct Product {
@@ -59,7 +73,7 @@ typedef struct Product {
     Matrix matrix;
     int64_t outer[4], rank; // the shape of y but for its last dimension
     int64_t rows, step;     // from one vector in x to the next: less than the columns where a convolution's windows overlap
-    int64_t gated;
+    int64_t gated, threads;
     float eps;
 } Product;
 
@@ -70,18 +84,27 @@ typedef struct ProductCall {
     const float *x;
     const After *after;
     float *y;
-    int64_t step, rows, panels, parts;
+    int64_t step, rows, panels, threads, parts;
     int by_rows; // parts are rows, not panels
 } ProductCall;
 
-// What a thread takes at a time: enough codes to read ahead in, or multiplications enough to be worth it, and little enough that
-// threads end together.
-enum { PART_BYTES = 128 * 1024, PART_WORK = 1 << 19, MANY_ROWS = 64 };
+// Codes, or multiplications, that are worth a thread; rows from which on parts are rows and not panels; the share left for small
+// parts.
+enum { PART_BYTES = 128 * 1024, PART_WORK = 1 << 19, MANY_ROWS = 64, LEFT = 16 };
+
+// Where part `index` begins: first a large one for each thread, so that its stream of codes is long, then small ones for whoever is
+// early.
+static int64_t begins(const ProductCall *call, int64_t all, int64_t index) {
+    const int64_t threads = call->threads, large = call->parts > threads ? all - all / LEFT : all;
+    if (index <= threads)
+        return large * index / threads;
+    return large + (all - large) * (index - threads) / (call->parts - threads);
+}
 
 static void product_part(void *data, size_t index) {
     const ProductCall *call = data;
     const int64_t all = call->by_rows ? (call->rows + 3) / 4 : call->panels;
-    int64_t first = all * (int64_t)index / call->parts, last = all * ((int64_t)index + 1) / call->parts;
+    const int64_t first = begins(call, all, (int64_t)index), last = begins(call, all, (int64_t)index + 1);
     if (call->vectors) {
         call->kernels->product(call->matrix, call->vectors, call->rows, first, last, call->after, call->y);
     } else if (call->by_rows) {
@@ -136,17 +159,20 @@ static OrtStatus *ORT_CALL product_compute(void *kernel, OrtKernelContext *conte
     }
     const int64_t panels = (m.rows + PANEL - 1) / PANEL, work = m.rows * m.columns * op->rows / PART_WORK;
     const int by_rows = !rounded && op->rows >= MANY_ROWS;
-    int64_t parts = m.rows * m.columns * m.bits / 8 / PART_BYTES, most = by_rows ? op->rows / 4 : panels;
-    if (parts < work)
-        parts = work;
-    parts = parts < 1 ? 1 : parts < most ? parts : most;
-    ProductCall call = {run,    &m,    vectors, prepared ? values : x, &after, y, prepared ? m.columns : op->step, op->rows,
-                        panels, parts, by_rows};
+    int64_t worth = m.rows * m.columns * m.bits / 8 / PART_BYTES, most = by_rows ? op->rows / 4 : panels;
+    if (worth < work)
+        worth = work;
+    int64_t threads = worth < op->threads ? worth : op->threads;
+    threads = threads < 1 ? 1 : threads < most ? threads : most;
+    const int64_t parts = threads > 1 && worth >= 4 * threads && most >= 2 * LEFT * threads ? 2 * threads : threads;
+    ProductCall call = {
+        run,     &m,    vectors, prepared ? values : x, &after, y, prepared ? m.columns : op->step, op->rows, panels,
+        threads, parts, by_rows};
     OrtStatus *status = NULL;
     if (parts == 1)
         product_part(&call, 0);
     else
-        status = ort_parallel_for(api, context, product_part, (size_t)parts, 0, &call);
+        status = shared(api, context, product_part, parts, threads, &call);
     free(memory);
     return status;
 }
@@ -163,6 +189,7 @@ static OrtStatus *ORT_CALL product_create(const OrtCustomOp *self, const OrtApi 
     TRY(ort_attribute_int(api, info, "group", &op.matrix.group));
     TRY(ort_attribute_int(api, info, "narrow", &narrow));
     TRY(ort_attribute_int(api, info, "gated", &op.gated));
+    TRY(ort_attribute_int(api, info, "threads", &op.threads));
     TRY(ort_attribute_int(api, info, "step", &op.step));
     TRY(ort_attribute_float(api, info, "eps", &op.eps));
     op.matrix.narrow = narrow != 0;
@@ -188,7 +215,7 @@ typedef struct Attend {
     const OrtApi *api;
     const Kernels *kernels;
     Rows q, k, v;
-    int64_t rows, heads, kv_heads, dim, capacity;
+    int64_t rows, heads, kv_heads, dim, capacity, threads;
 } Attend;
 
 typedef struct AttendCall {
@@ -259,7 +286,7 @@ static OrtStatus *ORT_CALL attend_compute(void *kernel, OrtKernelContext *contex
         for (int64_t h = 0; h < op->kv_heads; h++)
             attend_part(&call, (size_t)h);
     else
-        status = ort_parallel_for(api, context, attend_part, (size_t)op->kv_heads, 0, &call);
+        status = shared(api, context, attend_part, op->kv_heads, op->threads, &call);
     free(call.weights);
     return status;
 }
@@ -278,6 +305,7 @@ static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *
     TRY(ort_attribute_int(api, info, "kv_heads", &op.kv_heads));
     TRY(ort_attribute_int(api, info, "dim", &op.dim));
     TRY(ort_attribute_int(api, info, "capacity", &op.capacity));
+    TRY(ort_attribute_int(api, info, "threads", &op.threads));
     if (!(kept = malloc(sizeof op)))
         return ort_status(api, "no memory for attention");
     *kept = op;
@@ -290,7 +318,7 @@ static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *
 typedef struct Elu {
     const OrtApi *api;
     const Kernels *kernels;
-    int64_t shape[4], rank, size;
+    int64_t shape[4], rank, size, threads;
 } Elu;
 
 typedef struct EluCall {
@@ -315,7 +343,7 @@ static OrtStatus *ORT_CALL elu_compute(void *kernel, OrtKernelContext *context) 
     TRY(ort_output(op->api, context, 0, op->shape, (size_t)op->rank, &out));
     TRY(ort_data(op->api, out, (void **)&call.y));
     if (op->size > ELU_PART)
-        return ort_parallel_for(op->api, context, elu_part, (size_t)((op->size + ELU_PART - 1) / ELU_PART), 0, &call);
+        return shared(op->api, context, elu_part, (op->size + ELU_PART - 1) / ELU_PART, op->threads, &call);
     elu_part(&call, 0);
     return NULL;
 }
@@ -325,6 +353,7 @@ static OrtStatus *ORT_CALL elu_create(const OrtCustomOp *self, const OrtApi *api
     Elu op = {.api = api, .kernels = kernels(), .size = 1}, *kept;
     size_t rank = 4;
     TRY(ort_attribute_ints(api, info, "size", op.shape, &rank));
+    TRY(ort_attribute_int(api, info, "threads", &op.threads));
     op.rank = (int64_t)rank;
     for (size_t i = 0; i < rank; i++)
         op.size *= op.shape[i];
