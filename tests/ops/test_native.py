@@ -89,12 +89,13 @@ def test_norm_gate_and_sum_are_part_of_the_product(instructions, bits):
 
 
 def test_same_bytes_for_any_threads_and_rows(instructions):
-    x = np.random.default_rng(4).standard_normal((1, 5, 512), np.float32)
+    x = np.random.default_rng(4).standard_normal((1, 5, 1024), np.float32)
     for bits in (4, 8):
-        whole = run(Onnx(1), layer(bits), x=x)["y"]
+        step = layer(bits, 1024)  # large enough for large and small parts
+        whole = run(Onnx(1), step, x=x)["y"]
         for threads in (2, 3):
-            assert run(Onnx(threads), layer(bits), x=x)["y"].tobytes() == whole.tobytes()
-        alone = [run(Onnx(2), layer(bits), x=x[:, i : i + 1])["y"][0, 0] for i in range(5)]
+            assert run(Onnx(threads), step, x=x)["y"].tobytes() == whole.tobytes()
+        alone = [run(Onnx(2), step, x=x[:, i : i + 1])["y"][0, 0] for i in range(5)]
         assert np.stack(alone).tobytes() == whole[0].tobytes()
 
 
@@ -103,7 +104,7 @@ DENSE = {
     "linear": (lambda ops, x, w: ops.linear(x, w), (48, 96), (1, 3, 96)),
     "linear, rows that fill no panel": (lambda ops, x, w: ops.linear(x, w), (37, 64), (1, 1, 64)),
     "convolution": (lambda ops, x, w: ops.conv1d(x, w, 4), (32, 16, 8), (1, 36, 16)),
-    "convolution of many rows": (lambda ops, x, w: ops.conv1d(x, w, 1), (16, 32, 3), (1, 203, 32)),
+    "convolution of many rows": (lambda ops, x, w: ops.conv1d(x, w, 1), (64, 64, 3), (1, 1003, 64)),
     "transposed convolution": (lambda ops, x, w: ops.conv_transpose1d(x, w, 4), (32, 16, 8), (1, 9, 32)),
     "transposed convolution, uneven": (lambda ops, x, w: ops.conv_transpose1d(x, w, 3), (32, 16, 5), (1, 9, 32)),
     "codebook": (lambda ops, x, w: ops.nearest_code(x, w), (300, 32), (1, 5, 32)),
@@ -132,6 +133,18 @@ def test_dense_products_are_those_of_float64(instructions, name, bits):
     assert error < (1e-12 if exact else 1e-8 if bits == 16 else 1e-4)
     graph = trace(step, {}, [], {"x": InputSpec(x.shape)}, native=native.operations(), bits=bits)
     assert "Product" in graph.nodes and "MatMul" not in graph.nodes
+
+
+def test_a_sum_over_rows_that_threads_share(instructions):
+    rng = np.random.default_rng(10)
+    weight = Weight("w", rng.standard_normal((64, 64, 3), np.float32))
+
+    def step(ops, w, s, i):
+        return {"y": i["r"] + ops.conv1d(i["x"], weight, 1)}
+
+    inputs = {"x": rng.standard_normal((1, 1003, 64), np.float32), "r": rng.standard_normal((1, 1001, 64), np.float32)}
+    expected = run(Numpy64(), step, **inputs)["y"]
+    assert all(nmse(run(Onnx(threads), step, **inputs)["y"], expected) < 1e-12 for threads in (1, 2, 3))
 
 
 def test_bias_factor_and_sum_are_part_of_the_product():
@@ -184,7 +197,7 @@ def test_sessions_in_many_threads_do_not_disturb_each_other():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_has_threads_of_its_own():
+def test_a_forked_child_computes_the_same():
     code = """
 import os, numpy as np
 from clearline.backends.onnx_run import Onnx

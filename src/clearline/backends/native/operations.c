@@ -52,6 +52,14 @@ static OrtStatus *tensor(const OrtApi *api, const OrtKernelContext *context, siz
     return status || !value ? status : ort_data(api, (OrtValue *)value, data);
 }
 
+// A copy of an operation for as long as its node lives.
+static OrtStatus *keep(const OrtApi *api, const void *op, size_t size, void **kernel) {
+    if (!(*kernel = malloc(size)))
+        return ort_status(api, "no memory for an operation");
+    memcpy(*kernel, op, size);
+    return NULL;
+}
+
 // part(data, 0) ... part(data, count - 1) on at most so many threads.
 static OrtStatus *shared(const OrtApi *api, const OrtKernelContext *context, void (*part)(void *, size_t), int64_t count,
                          int64_t threads, void *data) {
@@ -179,7 +187,7 @@ static OrtStatus *ORT_CALL product_compute(void *kernel, OrtKernelContext *conte
 
 static OrtStatus *ORT_CALL product_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
     (void)self;
-    Product op = {.api = api, .kernels = kernels()}, *kept;
+    Product op = {.api = api, .kernels = kernels()};
     int64_t narrow;
     size_t rank = 4;
     TRY(ort_attribute_ints(api, info, "outer", op.outer, &rank));
@@ -197,11 +205,7 @@ static OrtStatus *ORT_CALL product_create(const OrtCustomOp *self, const OrtApi 
     op.rows = 1;
     for (size_t i = 0; i < rank; i++)
         op.rows *= op.outer[i];
-    if (!(kept = malloc(sizeof op)))
-        return ort_status(api, "no memory for a product");
-    *kept = op;
-    *kernel = kept;
-    return NULL;
+    return keep(api, &op, sizeof op, kernel);
 }
 
 // -- Attend -------------------------------------------------------------------------------------------------------------------
@@ -293,7 +297,7 @@ static OrtStatus *ORT_CALL attend_compute(void *kernel, OrtKernelContext *contex
 
 static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
     (void)self;
-    Attend op = {.api = api, .kernels = kernels()}, *kept;
+    Attend op = {.api = api, .kernels = kernels()};
     size_t six = 6;
     int64_t at[6];
     TRY(ort_attribute_ints(api, info, "at", at, &six));
@@ -306,11 +310,7 @@ static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *
     TRY(ort_attribute_int(api, info, "dim", &op.dim));
     TRY(ort_attribute_int(api, info, "capacity", &op.capacity));
     TRY(ort_attribute_int(api, info, "threads", &op.threads));
-    if (!(kept = malloc(sizeof op)))
-        return ort_status(api, "no memory for attention");
-    *kept = op;
-    *kernel = kept;
-    return NULL;
+    return keep(api, &op, sizeof op, kernel);
 }
 
 // -- Elu ----------------------------------------------------------------------------------------------------------------------
@@ -350,18 +350,14 @@ static OrtStatus *ORT_CALL elu_compute(void *kernel, OrtKernelContext *context) 
 
 static OrtStatus *ORT_CALL elu_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
     (void)self;
-    Elu op = {.api = api, .kernels = kernels(), .size = 1}, *kept;
+    Elu op = {.api = api, .kernels = kernels(), .size = 1};
     size_t rank = 4;
     TRY(ort_attribute_ints(api, info, "size", op.shape, &rank));
     TRY(ort_attribute_int(api, info, "threads", &op.threads));
     op.rank = (int64_t)rank;
     for (size_t i = 0; i < rank; i++)
         op.size *= op.shape[i];
-    if (!(kept = malloc(sizeof op)))
-        return ort_status(api, "no memory for an ELU");
-    *kept = op;
-    *kernel = kept;
-    return NULL;
+    return keep(api, &op, sizeof op, kernel);
 }
 
 // -- registration -------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ typedef struct OrtApiBase {
     const char *(ORT_CALL *get_version)(void);
 } OrtApiBase;
 
-enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT64 = 7 }; // types of elements
+enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT64 = 7 }; // types of elements
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
 struct OrtCustomOp {
