@@ -9,8 +9,10 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-// How far ahead of its use a stream is asked for; the processor by itself stops at the end of a page.
+// How far ahead of its use a stream is asked for; the processor by itself stops at the end of a page. Past the second and third
+// cache: a step reads more than they hold, and would push out of them all that is used again.
 enum { AHEAD = 6144 };
+#define ASK(at) __builtin_prefetch(at, 0, 0)
 
 #if defined(__AVX512VNNI__)
 #define LANES 16
@@ -22,6 +24,7 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Shorts __attribute__((vector_size(2 * LANES)));
 typedef int16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int16_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 typedef int8_t Signed __attribute__((vector_size(LANES)));
 
@@ -45,6 +48,12 @@ INLINE Ints from_int16(const void *at) { return (Ints)_mm512_cvtepi16_epi32(_mm2
 INLINE Ints from_uint16(const void *at) { return (Ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256(at)); }
 INLINE Ints from_uint8(const void *at) { return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128(at)); }
 INLINE Signed to_int8(Ints x) { return (Signed)_mm512_cvtepi32_epi8((__m512i)x); }
+INLINE Halves to_int16(Ints x) { return (Halves)_mm512_cvtepi32_epi16((__m512i)x); }
+INLINE Words words_of(const void *at) { return (Words)_mm512_cvtepi8_epi16(_mm256_loadu_si256(at)); }
+INLINE Ints pairs(Words a, Words b) { return (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
+INLINE Ints add_pairs(Ints sum, Words a, Words b) { return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b); }
+INLINE Words pairs_low(Words a, Words b) { return (Words)_mm512_unpacklo_epi16((__m512i)a, (__m512i)b); }
+INLINE Words pairs_high(Words a, Words b) { return (Words)_mm512_unpackhi_epi16((__m512i)a, (__m512i)b); }
 #elif defined(__AVX2__)
 INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE Floats smaller(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
@@ -54,6 +63,12 @@ INLINE Ints from_int16(const void *at) { return (Ints)_mm256_cvtepi16_epi32(_mm_
 INLINE Ints from_uint16(const void *at) { return (Ints)_mm256_cvtepu16_epi32(_mm_loadu_si128(at)); }
 INLINE Ints from_uint8(const void *at) { return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64(at)); }
 INLINE Signed to_int8(Ints x) { return __builtin_convertvector(x, Signed); }
+INLINE Halves to_int16(Ints x) { return __builtin_convertvector(x, Halves); }
+INLINE Words words_of(const void *at) { return (Words)_mm256_cvtepi8_epi16(_mm_loadu_si128(at)); }
+INLINE Ints pairs(Words a, Words b) { return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+INLINE Ints add_pairs(Ints sum, Words a, Words b) { return sum + pairs(a, b); }
+INLINE Words pairs_low(Words a, Words b) { return (Words)_mm256_unpacklo_epi16((__m256i)a, (__m256i)b); }
+INLINE Words pairs_high(Words a, Words b) { return (Words)_mm256_unpackhi_epi16((__m256i)a, (__m256i)b); }
 #else
 INLINE Floats larger(Floats a, Floats b) {
     for (int i = 0; i < LANES; i++)
@@ -76,6 +91,38 @@ INLINE Ints from_int16(const void *at) { return __builtin_convertvector(load(Hal
 INLINE Ints from_uint16(const void *at) { return __builtin_convertvector(load(Shorts, at), Ints); }
 INLINE Ints from_uint8(const void *at) { return __builtin_convertvector(load(Bytes, at), Ints); }
 INLINE Signed to_int8(Ints x) { return __builtin_convertvector(x, Signed); }
+INLINE Halves to_int16(Ints x) { return __builtin_convertvector(x, Halves); }
+INLINE Words words_of(const void *at) {
+    Words y;
+    for (int i = 0; i < 2 * LANES; i++)
+        y[i] = ((const int8_t *)at)[i];
+    return y;
+}
+// a[2i] b[2i] + a[2i + 1] b[2i + 1]
+INLINE Ints pairs(Words a, Words b) {
+    Ints y;
+    for (int i = 0; i < LANES; i++)
+        y[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+    return y;
+}
+INLINE Ints add_pairs(Ints sum, Words a, Words b) { return sum + pairs(a, b); }
+// Of every eight words of a and b the first four, or the last, side by side.
+INLINE Words pairs_low(Words a, Words b) {
+    Words y;
+    for (int i = 0; i < LANES; i++) {
+        y[2 * i] = a[i / 4 * 8 + i % 4];
+        y[2 * i + 1] = b[i / 4 * 8 + i % 4];
+    }
+    return y;
+}
+INLINE Words pairs_high(Words a, Words b) {
+    Words y;
+    for (int i = 0; i < LANES; i++) {
+        y[2 * i] = a[i / 4 * 8 + 4 + i % 4];
+        y[2 * i + 1] = b[i / 4 * 8 + 4 + i % 4];
+    }
+    return y;
+}
 #endif
 
 INLINE Floats all(float x) { return x - (Floats){0}; }
@@ -96,6 +143,38 @@ INLINE Floats size_of(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
     x = combine(x, SHUFFLE(Ints, x, x, 1, 0, 3, 2, 5, 4, 7, 6))
 #endif
 #define PLUS(a, b) ((a) + (b))
+
+// The sum of each of LANES vectors, in a vector: first inside quarters (or halves) of a register, which is cheaper, then across.
+INLINE Floats sums_of(Floats x[LANES]) {
+    Floats fours[LANES / 4];
+    for (int i = 0; i < LANES; i += 2) {
+#if LANES == 16
+        x[i] = SHUFFLE(Ints, x[i], x[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+               SHUFFLE(Ints, x[i], x[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+#else
+        x[i] = SHUFFLE(Ints, x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13) + SHUFFLE(Ints, x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+#endif
+    }
+    for (int i = 0; i < LANES; i += 4) {
+#if LANES == 16
+        fours[i / 4] = SHUFFLE(Ints, x[i], x[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                       SHUFFLE(Ints, x[i], x[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+#else
+        fours[i / 4] =
+            SHUFFLE(Ints, x[i], x[i + 2], 0, 1, 8, 9, 4, 5, 12, 13) + SHUFFLE(Ints, x[i], x[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+#endif
+    }
+#if LANES == 16
+    for (int i = 0; i < 4; i += 2)
+        fours[i] = SHUFFLE(Ints, fours[i], fours[i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                   SHUFFLE(Ints, fours[i], fours[i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    return SHUFFLE(Ints, fours[0], fours[2], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           SHUFFLE(Ints, fours[0], fours[2], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#else
+    return SHUFFLE(Ints, fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+           SHUFFLE(Ints, fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15);
+#endif
+}
 
 INLINE float sum_of(Floats x) {
     FOLD(x, PLUS);

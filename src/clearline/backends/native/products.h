@@ -67,14 +67,14 @@ INLINE void group_sums(const uint8_t *codes, const int8_t *values, int64_t group
     __m512i high0 = _mm512_setzero_si512(), high1 = high0, low0 = high0, low1 = high0;
     for (int64_t k = 0; k < group; k += 8, values += 16) {
         __m512i first = _mm512_loadu_si512(codes), second;
-        __builtin_prefetch(codes + AHEAD);
+        ASK(codes + AHEAD);
         codes += 64;
         if (bits == 4) {
             second = _mm512_and_si512(_mm512_srli_epi16(first, 4), half);
             first = _mm512_and_si512(first, half);
         } else {
             second = _mm512_loadu_si512(codes);
-            __builtin_prefetch(codes + AHEAD);
+            ASK(codes + AHEAD);
             codes += 64;
         }
         high0 = _mm512_dpbusd_epi32(high0, first, broadcast(values));
@@ -92,7 +92,7 @@ INLINE void group_sums(const uint8_t *codes, const int8_t *values, int64_t group
         int64_t words[2];
         memcpy(words, values, 16);
         __m256i even = _mm256_set1_epi64x(words[0]), odd = _mm256_set1_epi64x(words[1]);
-        __builtin_prefetch(codes + AHEAD);
+        ASK(codes + AHEAD);
         if (bits == 8)
             __builtin_prefetch(codes + AHEAD + 64);
         for (int i = 0; i < 4; i++) {
@@ -175,8 +175,8 @@ INLINE void finish(const Floats total[PARTS], const Matrix *m, const After *afte
 }
 
 INLINE void panel(const Matrix *m, const Vector *x, int64_t p, int64_t vector, const After *after, float *y, int bits, int narrow,
-                  int zeros, int biases) {
-    const int64_t groups = m->columns / m->group, code_bytes = m->group * bits / 8 * PANEL, scale_bytes = PANEL * (narrow ? 2 : 4);
+                  int zeros, int biases, int64_t group) {
+    const int64_t groups = m->columns / group, code_bytes = group * bits / 8 * PANEL, scale_bytes = PANEL * (narrow ? 2 : 4);
     const uint8_t *codes = m->codes + p * groups * code_bytes, *points = m->zeros + p * groups * PANEL * bits / 8;
     const char *scales = (const char *)m->scales + p * groups * scale_bytes;
     const char *offsets = (const char *)m->biases + p * groups * scale_bytes;
@@ -184,7 +184,7 @@ INLINE void panel(const Matrix *m, const Vector *x, int64_t p, int64_t vector, c
     for (int64_t g = 0; g < groups; g++) {
         Ints sums[PARTS];
         __builtin_prefetch(scales + g * scale_bytes + 1024);
-        group_sums(codes + g * code_bytes, x->values + g * m->group * 2, m->group, bits, sums);
+        group_sums(codes + g * code_bytes, x->values + g * group * 2, group, bits, sums);
         for (int part = 0; part < PARTS; part++) {
             if (zeros)
                 sums[part] -= load_zeros(points + g * PANEL * bits / 8, part, bits) * x->sum[g];
@@ -202,15 +202,21 @@ INLINE void panel(const Matrix *m, const Vector *x, int64_t p, int64_t vector, c
 INLINE void begin(const Matrix *m, int64_t first) {
     const uint8_t *codes = m->codes + first * PANEL * m->columns * m->bits / 8;
     for (int64_t at = 0; at < AHEAD; at += 64)
-        __builtin_prefetch(codes + at);
+        ASK(codes + at);
 }
 
-// Each kind of matrix as code of its own. A panel is read once and serves every vector.
+// Each kind of matrix as code of its own, and the usual group too. A panel is read once and serves every vector.
+#define PANELS(BITS, NARROW, ZEROS, BIASES, GROUP) \
+    for (int64_t p = first; p < last; p++)         \
+        for (int64_t i = 0; i < count; i++)        \
+            panel(m, x + i, p, i, after, y, BITS, NARROW, ZEROS, BIASES, GROUP);
 #define KIND(BITS, NARROW, ZEROS, BIASES)                                                         \
     if (m->bits == BITS && m->narrow == NARROW && !m->zeros == !ZEROS && !m->biases == !BIASES) { \
-        for (int64_t p = first; p < last; p++)                                                    \
-            for (int64_t i = 0; i < count; i++)                                                   \
-                panel(m, x + i, p, i, after, y, BITS, NARROW, ZEROS, BIASES);                     \
+        if (m->group == 32) {                                                                     \
+            PANELS(BITS, NARROW, ZEROS, BIASES, 32)                                               \
+        } else {                                                                                  \
+            PANELS(BITS, NARROW, ZEROS, BIASES, m->group)                                         \
+        }                                                                                         \
         return;                                                                                   \
     }
 #define KINDS(BITS, NARROW) KIND(BITS, NARROW, 0, 0) KIND(BITS, NARROW, 1, 0) KIND(BITS, NARROW, 0, 1)
@@ -223,61 +229,76 @@ static void product(const Matrix *m, const Vector *x, int64_t count, int64_t fir
     KINDS(8, 1)
 }
 
-// `count` vectors at once, as many as leave room for their sums in registers.
-enum { AT_ONCE = LANES == 16 ? 4 : 2 };
+// Vectors and panels at once, as many as leave room for their sums in registers: fewer loads for every product.
+enum { VECTORS = LANES == 16 ? 4 : 2, PANELS = LANES == 16 ? 2 : 1 };
 
-INLINE void float_panel(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t p, int64_t vector, const After *after,
-                        float *y, int bits) {
-    const int64_t columns = m->columns, group = bits == 16 ? m->group : columns;
-    const uint8_t *codes = m->codes + p * columns * PANEL * bits / 8;
+INLINE void float_panel(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t p, int64_t panels, int64_t vector,
+                        const After *after, float *y, int bits, int64_t group) {
+    const int64_t columns = m->columns, panel_bytes = columns * PANEL * bits / 8;
+    const uint8_t *codes = m->codes + p * panel_bytes;
     const float *scales = (const float *)m->scales + p * (columns / group) * PANEL;
-    Floats total[AT_ONCE][PARTS] = {{{0}}};
+    Floats total[PANELS][VECTORS][PARTS] = {{{{0}}}};
     for (int64_t k = 0; k < columns; k += group, scales += PANEL) {
-        Floats sums[AT_ONCE][PARTS] = {{{0}}}, others[AT_ONCE][PARTS] = {{{0}}}; // of even and of odd columns
+        Floats sums[PANELS][VECTORS][PARTS] = {{{{0}}}}, others[PANELS][VECTORS][PARTS] = {{{{0}}}}; // of even and of odd columns
         for (int64_t e = k; e < k + group; e += 2, codes += PANEL * bits / 4) {
-            __builtin_prefetch(codes + AHEAD);
-            if (bits == 32)
-                __builtin_prefetch(codes + AHEAD + 64);
-            for (int part = 0; part < PARTS; part++) {
-                const uint8_t *even = codes + part * LANES * bits / 8, *odd = even + PANEL * bits / 8;
-                Floats a = bits == 16 ? __builtin_convertvector(from_int16(even), Floats) : load(Floats, even);
-                Floats b = bits == 16 ? __builtin_convertvector(from_int16(odd), Floats) : load(Floats, odd);
-                for (int64_t i = 0; i < count; i++) {
-                    sums[i][part] += a * x[i * step + e];
-                    others[i][part] += b * x[i * step + e + 1];
+            for (int64_t q = 0; q < panels; q++) {
+                ASK(codes + q * panel_bytes + AHEAD);
+                if (bits == 32)
+                    ASK(codes + q * panel_bytes + AHEAD + 64);
+                for (int part = 0; part < PARTS; part++) {
+                    const uint8_t *even = codes + q * panel_bytes + part * LANES * bits / 8, *odd = even + PANEL * bits / 8;
+                    Floats a = bits == 16 ? __builtin_convertvector(from_int16(even), Floats) : load(Floats, even);
+                    Floats b = bits == 16 ? __builtin_convertvector(from_int16(odd), Floats) : load(Floats, odd);
+                    for (int64_t i = 0; i < count; i++) {
+                        sums[q][i][part] += a * x[i * step + e];
+                        others[q][i][part] += b * x[i * step + e + 1];
+                    }
                 }
             }
         }
-        for (int64_t i = 0; i < count; i++)
-            for (int part = 0; part < PARTS; part++) {
-                Floats sum = sums[i][part] + others[i][part];
-                total[i][part] = bits == 16 ? total[i][part] + sum * load(Floats, scales + part * LANES) : sum;
-            }
+        for (int64_t q = 0; q < panels; q++)
+            for (int64_t i = 0; i < count; i++)
+                for (int part = 0; part < PARTS; part++) {
+                    Floats sum = sums[q][i][part] + others[q][i][part];
+                    const float *scale = scales + q * (columns / group) * PANEL + part * LANES;
+                    total[q][i][part] = bits == 16 ? total[q][i][part] + sum * load(Floats, scale) : sum;
+                }
     }
-    for (int64_t i = 0; i < count; i++)
-        finish(total[i], m, after, p, vector + i, y);
+    for (int64_t q = 0; q < panels; q++)
+        for (int64_t i = 0; i < count; i++)
+            finish(total[q][i], m, after, p + q, vector + i, y);
 }
 
 INLINE void float_panels(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t first, int64_t last,
-                         const After *after, float *y, int bits) {
-    for (int64_t p = first; p < last; p++) {
+                         const After *after, float *y, int bits, int64_t group) {
+    for (int64_t p = first; p < last;) {
+        const int64_t panels = count >= VECTORS && last - p >= PANELS ? PANELS : 1;
         int64_t i = 0;
-        for (; i + AT_ONCE <= count; i += AT_ONCE)
-            float_panel(m, x + i * step, step, AT_ONCE, p, i, after, y, bits);
-        if (AT_ONCE > 2 && i + 2 <= count) {
-            float_panel(m, x + i * step, step, 2, p, i, after, y, bits);
-            i += 2;
+        for (; i + VECTORS <= count; i += VECTORS)
+            if (panels == PANELS)
+                float_panel(m, x + i * step, step, VECTORS, p, PANELS, i, after, y, bits, group);
+            else
+                float_panel(m, x + i * step, step, VECTORS, p, 1, i, after, y, bits, group);
+        for (int64_t q = p; q < p + panels; q++) {
+            int64_t r = i;
+            if (VECTORS > 2 && r + 2 <= count) {
+                float_panel(m, x + r * step, step, 2, q, 1, r, after, y, bits, group);
+                r += 2;
+            }
+            if (r < count)
+                float_panel(m, x + r * step, step, 1, q, 1, r, after, y, bits, group);
         }
-        if (i < count)
-            float_panel(m, x + i * step, step, 1, p, i, after, y, bits);
+        p += panels;
     }
 }
 
 static void float_product(const Matrix *m, const float *x, int64_t step, int64_t count, int64_t first, int64_t last,
                           const After *after, float *y) {
     begin(m, first);
-    if (m->bits == 16)
-        float_panels(m, x, step, count, first, last, after, y, 16);
+    if (m->bits == 16 && m->group == 32)
+        float_panels(m, x, step, count, first, last, after, y, 16, 32);
+    else if (m->bits == 16)
+        float_panels(m, x, step, count, first, last, after, y, 16, m->group);
     else
-        float_panels(m, x, step, count, first, last, after, y, 32);
+        float_panels(m, x, step, count, first, last, after, y, 32, m->columns);
 }
