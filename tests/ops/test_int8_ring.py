@@ -24,9 +24,10 @@ def step(ops, w, s, x):
 def play(cache: str | None, rows: np.ndarray, threads: int = 1) -> tuple[np.ndarray, OrtRing]:
     """Rows [N, 3, heads, dim] of queries, keys and values, one a step -> outputs [N, heads, dim], the ring."""
     backend = open_backend("onnx", Wanted(threads=threads, cache=cache))
-    shape = (1, 1, HEADS, DIM)
+    shape = (1, 1, HEADS, rows.shape[-1])
+    spec = StateSpec("ring", "ring", (1, HEADS, CONTEXT - 1, rows.shape[-1]))
     inputs = {name: InputSpec(shape) for name in "qkv"} | {"p": InputSpec((1,), True)}
-    program, state = backend.compile(step, {}, [RING], inputs), backend.state([RING])
+    program, state = backend.compile(step, {}, [spec], inputs), backend.state([spec])
     out = []
     for position, row in enumerate(rows):
         given = {name: x.reshape(shape) for name, x in zip("qkv", row, strict=True)}
@@ -70,6 +71,31 @@ def test_holds_every_row_as_it_was(rows):
         for position in range(len(rows) - CONTEXT + 2, len(rows)):
             slot = position % RING.shape[2]
             assert (np.abs(held[:, slot] - rows[position, number]) <= 0.501 * steps[:, slot]).all()
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """q [heads, D], k and v [heads, N, D] -> [heads, D], in float64."""
+    scores = np.einsum("hd,hnd->hn", q.astype(np.float64), k) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    return np.einsum("hn,hnd->hd", weights / weights.sum(1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("name", [native.kernels(), "avx2", "plain"])
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 64, 90])
+def test_is_the_attention_of_what_it_holds(monkeypatch, name, dim, count):
+    monkeypatch.setenv("CLEARLINE_KERNELS", name)
+    rng = np.random.default_rng([dim, count])
+    rows = rng.standard_normal((count, 3, 4, dim)).astype(np.float32) * np.geomspace(0.1, 2, dim, dtype=np.float32)
+    out, ring = play("int8", rows)
+    assert type(ring) is Int8Ring
+    held = [
+        (array[0] * scale[0].astype(np.float64).repeat(32, -1))[:, :count]
+        for array, scale in ((ring.k, ring.k_scale), (ring.v, ring.v_scale))
+    ]
+    expected = attention(rows[-1, 0], *held)
+    # Queries and weights have 16 bits: a hundred times finer than the codes.
+    assert np.abs(out[-1] - expected).max() < 2e-4 * np.abs(expected).max()
 
 
 def test_a_shout_changes_no_other_row(rows):

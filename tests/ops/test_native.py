@@ -237,10 +237,37 @@ def test_without_them_it_is_onnx_runtimes_product():
     assert 1e-6 < error < backend.quantised_budget
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2)])
+def test_embeddings_are_rows_of_their_tables_and_their_sum(shape):
+    tables = [Weight(name, np.random.default_rng(i).standard_normal((7 + i, 48), np.float32)) for i, name in enumerate("ab")]
+
+    def step(ops, w, s, i):
+        first, second = ops.split(i["ids"], (shape[1], shape[1]), 1)
+        return {"y": ops.embed(first, tables[0]) + ops.embed(second, tables[1]), "z": ops.embed(first, tables[0])}
+
+    inputs = {"ids": InputSpec((shape[0], 2 * shape[1]), True)}
+    graph = trace(step, {}, [], inputs, native=native.operations())
+    assert "Embed" in graph.nodes and "Gather" not in graph.nodes and "Add" not in graph.nodes
+    assert ("Slice" in graph.nodes) == (shape[0] > 1), "one row of ids is read where it is"
+    ids = np.array([0, -1, 6, 5, 3, -1, 2, 1])[: 2 * shape[0] * shape[1]].reshape(shape[0], -1)
+    results, expected = (backend.compile(step, {}, [], inputs).run({}, {"ids": ids}) for backend in (Onnx(), Numpy64()))
+    for name in "yz":
+        assert (results[name] == expected[name].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("wrong", [-2, 7, 1 << 40])
+def test_an_id_that_is_no_row_is_refused(wrong):
+    table = Weight("table", np.zeros((7, 16), np.float32))
+    program = Onnx().compile(lambda ops, w, s, i: {"y": ops.embed(i["ids"], table)}, {}, [], {"ids": InputSpec((1, 1), True)})
+    with pytest.raises(Exception, match="neither -1 nor a row of its embedding table"):
+        program.run({}, {"ids": np.array([[wrong]])})
+
+
 @pytest.mark.parametrize("name", [*SETS, "plain"])
 @pytest.mark.parametrize("dim", [16, 48, 64, 128, 512])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_attention_is_that_of_float64_past_the_wrap(monkeypatch, name, dim, rows):
+@pytest.mark.parametrize("layout", ["interleaved", "halves", "keys alone"])
+def test_attention_is_that_of_float64_past_the_wrap(monkeypatch, name, dim, rows, layout):
     monkeypatch.setenv("CLEARLINE_KERNELS", "" if name == "avx512" else name)
     heads, kv_heads, context, rng = 4, 2, 21, np.random.default_rng(6)
     ring = StateSpec("ring", "ring", (1, kv_heads, context - rows, dim), rows)
@@ -249,14 +276,20 @@ def test_attention_is_that_of_float64_past_the_wrap(monkeypatch, name, dim, rows
     def step(ops, w, s, i):
         # As a layer has them: queries and keys turned together, values beside them.
         qk, v = ops.split(i["x"], ((heads + kv_heads) * dim, kv_heads * dim), -1)
-        turned = ops.rope(ops.reshape(qk, (1, rows, heads + kv_heads, dim)), i["p"], 10_000.0, "interleaved")
+        sides = ops.reshape(qk, (1, rows, heads + kv_heads, dim))
+        turned = ops.rope(sides, i["p"], 10_000.0, "halves" if layout == "halves" else "interleaved")
         q, k = ops.split(turned, (heads, kv_heads), 2)
+        if layout == "keys alone":
+            q = ops.slice(sides, 2, 0, heads)
         y, new = ops.ring_attend(q, k, ops.reshape(v, (1, rows, kv_heads, dim)), s.take("ring"), i["p"], context, rows)
         s.put("ring", new)
         return {"y": y}
 
     inputs = {"x": InputSpec((1, rows, wide)), "p": InputSpec((1,), True)}
-    assert "Attend" in trace(step, {}, [ring], inputs, native=native.operations()).nodes
+    nodes = trace(step, {}, [ring], inputs, native=native.operations()).nodes
+    assert "Attend" in nodes
+    # It turns both where both are turned alike, and then reads them where they are.
+    assert ("RotaryEmbedding" in nodes) == ("Slice" in nodes) == (layout == "keys alone")
     backends = [Onnx(2), Numpy64()]
     programs = [backend.compile(step, {}, [ring], inputs) for backend in backends]
     states = [backend.state([ring]) for backend in backends]

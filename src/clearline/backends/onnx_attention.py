@@ -1,6 +1,7 @@
 """Positions and attention as ONNX nodes: over a ring that is written in place, or with masks where that is not to be had."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -42,6 +43,32 @@ class InPlaceEdges(NamedTuple):
     arrays: tuple[Edge, Edge] | None = None
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Angles [B, T, 1, D/2] that turn heads [B, T, H, D]."""
+
+    cos: Edge
+    sin: Edge
+    interleaved: bool
+
+
+@dataclass(frozen=True)
+class Turned:
+    """An edge that is `source` turned."""
+
+    source: Edge
+    turn: Turn
+
+
+class Heads(NamedTuple):
+    """Heads side by side in rows of an edge: where the first begins, from row to row how far, and what still turns them."""
+
+    edge: Edge
+    start: int
+    stride: int
+    turn: Turn | None
+
+
 class AttentionOps(GraphOps):
     """See `clearline.ops.Ops` for what each operation means."""
 
@@ -75,7 +102,9 @@ class AttentionOps(GraphOps):
             table = [self.reshape(part, (rows, dim // 2)) for part in (cos, sin)]
             inputs = [self.reshape(x, (1, rows, heads * dim)), self.constant(np.arange(rows)[None]), *table]
             flat = self.emit_many("RotaryEmbedding", inputs, [(1, rows, heads * dim)], interleaved=int(layout == "interleaved"))
-            return self.reshape(flat[0], x.shape)
+            y = self.reshape(flat[0], x.shape)
+            self.origin[flat[0].name] = Turned(x, Turn(cos, sin, layout == "interleaved"))
+            return y
         half = (batch, rows, heads, dim // 2)
         if layout == "interleaved":
             pairs = self.reshape(x, (*half, 2))
@@ -120,21 +149,40 @@ class AttentionOps(GraphOps):
         """Clearline's own node: writes the new rows behind the min(position, capacity) past ones, and attends to all of them."""
         _, rows, heads, dim = q.shape
         places = [self._heads_of(x) for x in (q, k, v)]
+        turns = {place.turn for place in places[:2]}
+        if len(turns) > 1 or places[2].turn:
+            places = [Heads(self.flat(x), 0, math.prod(x.shape[2:]), None) for x in (q, k, v)]
+        turn = places[0].turn
         y = self.emit(
-            "Attend", [*(edge for edge, _ in places), ring.k, ring.v, position, *(ring.scales or ())], q.shape, domain="clearline",
-            at=[number for _, place in places for number in place], rows=rows, heads=heads, kv_heads=k.shape[2], dim=dim,
-            capacity=ring.capacity,
+            "Attend",
+            [
+                *(place.edge for place in places), ring.k, ring.v, position, *(ring.scales or (None, None)),
+                *((self.flat(turn.cos), self.flat(turn.sin)) if turn else ()),
+            ],
+            q.shape, domain="clearline",
+            at=[number for place in places for number in (place.start, place.stride)], rows=rows, heads=heads,
+            kv_heads=k.shape[2], dim=dim, capacity=ring.capacity, interleaved=int(turn is not None and turn.interleaved),
         )  # fmt: skip
         return y, InPlaceEdges(position)
 
-    def _heads_of(self, x: Edge) -> tuple[Edge, tuple[int, int]]:
-        """Where heads [1, T, H, D] lie side by side: an edge, their start in it, and from row to row of it how far."""
-        source = self._reshaped.get(x.name, x)
-        made = self.origin.get(source.name)
-        if isinstance(made, Slice) and made.axis >= 2:
-            inner = math.prod(made.source.shape[made.axis + 1 :])
-            return made.source, (made.start * inner, math.prod(made.source.shape[2:]))
-        return source, (0, x.shape[2] * x.shape[3])
+    def _heads_of(self, x: Edge) -> Heads:
+        """Where heads [1, T, H, D] lie, however they were cut out and turned."""
+        start, turn, rows = 0, None, x.shape[:2]
+        while True:
+            source, stride = self.flat(x), math.prod(x.shape[2:])
+            made = self.origin.get(source.name)
+            if (
+                isinstance(made, Slice)
+                and made.source.shape[:2] == rows
+                and made.axis >= 2
+                and math.prod(made.source.shape[2 : made.axis]) == 1
+            ):
+                start += made.start * math.prod(made.source.shape[made.axis + 1 :])
+                x = made.source
+            elif isinstance(made, Turned) and turn is None:
+                turn, x = made.turn, made.source
+            else:
+                return Heads(source, start, stride, turn)
 
     def _grouped_query_attention(self, q: Edge, k: Edge, v: Edge, ring: RingEdges, position: Edge) -> tuple[Edge, InPlaceEdges]:
         """One node: writes the new rows behind the min(position, capacity) past ones, and attends to all of them."""

@@ -1,6 +1,7 @@
 """A graph as it is built: edges, nodes, constants, weights, and the operations that only move elements."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,18 @@ class GraphOps:
         y = self.emit("Reshape", [source, self.constant(np.array(shape, np.int64))], shape, x.ids)
         self._reshaped[y.name] = source
         return y
+
+    def flat(self, x: Edge) -> Edge:
+        """An edge of the same elements in order, which is all that Clearline's own operations need: they know their shapes."""
+        return self._reshaped.get(x.name, x)
+
+    def flat_part(self, x: Edge) -> tuple[Edge, int]:
+        """The same, and where in it the elements begin: a slice of one row is a part of its source."""
+        source = self.flat(x)
+        made = self.origin.get(source.name)
+        if isinstance(made, Slice) and math.prod(made.source.shape[: made.axis]) == 1:
+            return made.source, made.start * math.prod(made.source.shape[made.axis + 1 :])
+        return source, 0
 
     def transpose(self, x: Edge, axes: Sequence[int]) -> Edge:
         return self.emit("Transpose", [x], [x.shape[a] for a in axes], x.ids, perm=list(axes))

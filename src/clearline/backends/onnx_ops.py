@@ -12,11 +12,6 @@ from clearline.ops import Weight
 class TraceOps(AttentionOps, ConvolutionOps):
     """See `clearline.ops.Ops` for what each operation means. Here are those that compute element by element or multiply."""
 
-    def embed(self, ids: Edge, table: Weight) -> Edge:
-        safe = self.emit("Max", [ids, self.constant(np.array(0, np.int64))], ids.shape, True)
-        rows = self.emit("Gather", [self.weight(table), safe], (*ids.shape, table.shape[1]), axis=0)
-        return self.where_equal(ids, -1, self.constant(np.array(0, np.float32)), rows)
-
     def linear(self, x: Edge, weight: Weight, bias: Weight | None = None) -> Edge:
         y = self.product(x, weight)
         return y if bias is None else self.with_bias(y, self.weight(bias))

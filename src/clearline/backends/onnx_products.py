@@ -45,6 +45,14 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Embed:
+    """An edge that is the rows of a table at `ids`; a residual can still come in."""
+
+    ids: Edge
+    table: Weight
+
+
+@dataclass(frozen=True)
 class Product:
     """An edge that is (prepared(x) W^T + bias) factor + residual; what is None is left out and can still come in, in this order."""
 
@@ -70,8 +78,7 @@ class ProductOps(GraphOps):
 
     def windowed(self, weight: Weight, kind: Kind) -> bool:
         """Whether `windows` can be had for a dense weight."""
-        rows, columns = matrix_shape(weight, kind)
-        return "Product" in self.native and rows >= PANEL and columns % 2 == 0
+        return "Product" in self.native and matrix_shape(weight, kind)[1] % 2 == 0
 
     def windows(self, x: Edge, outer: tuple[int, ...], step: int, weight: Weight, kind: Kind) -> Edge:
         """y [*outer, out] = W times the windows of x that begin every `step` values."""
@@ -110,7 +117,7 @@ class ProductOps(GraphOps):
 
     def _emit_product(self, product: Product) -> Edge:
         shape = (*product.attributes["outer"], product.attributes["N"])
-        inputs = [*product.matrix, product.bias, product.factor, product.residual]
+        inputs = [edge and self.flat(edge) for edge in (*product.matrix, product.bias, product.factor, product.residual)]
         y = self.emit("Product", inputs, shape, domain="clearline", **product.attributes)
         self.origin[y.name] = product
         return y
@@ -135,12 +142,30 @@ class ProductOps(GraphOps):
                 made = self.origin.get(y.name)
                 if isinstance(made, Product) and made.residual is None and y.shape == residual.shape:
                     return self._emit_product(replace(made, residual=residual))
+                if isinstance(made, Embed) and y.shape == residual.shape:
+                    return self._emit_embed(made, residual)
         y = super().combine(op, a, b)
         if op == "Mul":
             source = self._gated(self.origin.get(a.name), self.origin.get(b.name))
             if source is not None:
                 self.origin[y.name] = Gate(source)
         return y
+
+    def embed(self, ids: Edge, table: Weight) -> Edge:
+        if "Embed" not in self.native:
+            safe = self.emit("Max", [ids, self.constant(np.array(0, np.int64))], ids.shape, True)
+            rows = self.emit("Gather", [self.weight(table), safe], (*ids.shape, table.shape[1]), axis=0)
+            return self.where_equal(ids, -1, self.constant(np.array(0, np.float32)), rows)
+        y = self._emit_embed(Embed(ids, table), None)
+        self.origin[y.name] = Embed(ids, table)
+        return y
+
+    def _emit_embed(self, embed: Embed, residual: Edge | None) -> Edge:
+        rows, dim = embed.table.shape
+        ids, at = self.flat_part(embed.ids)
+        shape = (*embed.ids.shape, dim)
+        inputs = [ids, self.weight(embed.table), residual and self.flat(residual)]
+        return self.emit("Embed", inputs, shape, domain="clearline", size=list(shape), at=at, rows=rows)
 
     def _gated(self, a: object, b: object) -> Edge | None:
         """The edge whose halves are multiplied, the first after a silu."""

@@ -23,17 +23,21 @@ class OrtRing(Ring):
     behind the newest, and 0 further on.
     """
 
+    values: dict[str, Any]
+
     def _resize(self, slots: int) -> None:
-        self.slots, self._marked = self.capacity, 0
-        for name, (width, dtype) in self._parts(self.k.shape[3], self.k.dtype).items():
-            array = lazy_zeros((*self.k.shape[:2], self.capacity + self.rows, width), dtype)
-            setattr(self, name, array)
-        self.values = {f".{name}": ort.OrtValue.ortvalue_from_numpy(getattr(self, name)) for name in self._parts(0, None)}
+        self.slots, self._marked, self.values = self.capacity, 0, {}
+        self._allocate(self.capacity + self.rows, self.k.shape[3])
         self.reserve(0)
 
-    def _parts(self, dim: int, dtype: Any) -> dict[str, tuple[int, Any]]:
-        """The arrays by name: their last dimension and their type."""
-        return {"k": (dim, dtype), "v": (dim, dtype)}
+    def _allocate(self, size: int, dim: int) -> None:
+        self.k, self.v = (self._array(name, (size, dim), self.k.dtype) for name in ("k", "v"))
+
+    def _array(self, name: str, shape: tuple[int, int], dtype: Any) -> np.ndarray:
+        """An array of every head, which the graph's input `.name` is to be."""
+        array = lazy_zeros((*self.k.shape[:2], *shape), dtype)
+        self.values[f".{name}"] = ort.OrtValue.ortvalue_from_numpy(array)
+        return array
 
     def reserve(self, end: int) -> None:
         size = self.capacity + self.rows
@@ -52,8 +56,8 @@ class Int8Ring(OrtRing):
 
         scale = max|x| / 127        code = round(x / scale)        x = scale * code
 
-    `k` and `v` are the codes, `k_scale` and `v_scale` [B, heads, slots, D / 32] float32. There is no NaN among int8: where
-    nothing was written, scales are.
+    `k` and `v` are the codes, `k_scale` and `v_scale` [B, heads, slots, D / 32] float32; in memory, and in the graph, those of 32
+    channels lie together, slot after slot. There is no NaN among int8: where nothing was written, scales are.
     """
 
     k_scale: np.ndarray
@@ -62,9 +66,10 @@ class Int8Ring(OrtRing):
     def __init__(self, spec: StateSpec, dtype: Any) -> None:
         super().__init__(spec, np.int8)
 
-    def _parts(self, dim: int, dtype: Any) -> dict[str, tuple[int, Any]]:
-        scales = (dim // SCALED, np.float32)
-        return super()._parts(dim, dtype) | {"k_scale": scales, "v_scale": scales}
+    def _allocate(self, size: int, dim: int) -> None:
+        super()._allocate(size, dim)
+        scales = (self._array(f"{name}_scale", (dim // SCALED, size), np.float32) for name in ("k", "v"))
+        self.k_scale, self.v_scale = (array.swapaxes(2, 3) for array in scales)
 
     def _unwritten(self) -> list[np.ndarray]:
         return [self.k_scale, self.v_scale]

@@ -42,6 +42,8 @@ class _OnnxProgram:
         # Constant folding may keep references into the supplied memory: it must live as long as the session.
         self._keep_alive = values
         self._session = ort.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+        # What `run` calls, which first looks for every input among all names: 10 us a depformer step, 0.1 ms a temporal one.
+        self._run = getattr(self._session, "_sess", self._session).run
 
     def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         graph = self._graph
@@ -51,7 +53,7 @@ class _OnnxProgram:
         for path in (*graph.rings, *graph.in_place):
             for part, value in _ring(state[path]).values.items():
                 feeds[path + part] = value
-        fetched = self._run_bound(state, feeds) if graph.returned else self._session.run(self._fetched, feeds)
+        fetched = self._run_bound(state, feeds) if graph.returned else self._run(self._fetched, feeds, None)
         results = dict(zip(self._fetched, fetched, strict=True))
         for path, name in graph.carries.items():
             state[path] = results[name]

@@ -61,7 +61,7 @@ def trace(
             k, v = (Edge(ops, name, (batch, heads, -1, dim)) for name in names)
             scales = None
             if spec.path in int8_rings:
-                k_scale, v_scale = (Edge(ops, f"{name}_scale", (batch, heads, -1, dim // SCALED)) for name in names)
+                k_scale, v_scale = (Edge(ops, f"{name}_scale", (batch, heads, dim // SCALED, -1)) for name in names)
                 scales = k_scale, v_scale
                 graph_inputs += [_value_info(scale.name, scale.shape) for scale in scales]
             leaves[spec.path] = RingEdges(k, v, capacity, spec.rows, scales)

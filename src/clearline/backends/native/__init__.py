@@ -54,4 +54,5 @@ def operations() -> frozenset[str]:
     """Those of ours that are used on this machine."""
     if kernels() == "onnxruntime":
         return frozenset()
-    return frozenset({"Attend", "Elu"} if kernels() == "plain" else {"Attend", "Elu", "Product"})
+    every = frozenset({"Attend", "Elu", "Embed"})
+    return every if kernels() == "plain" else every | {"Product"}

@@ -21,6 +21,7 @@ const Kernels kernels_plain = {
     .round_vector = round_vector,
     .product = product,
     .float_product = float_product,
+    .turn = turn,
     .append = append,
     .attend = attend,
 };

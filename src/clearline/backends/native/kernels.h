@@ -29,10 +29,11 @@ typedef struct Vector {
     int32_t *sum; // of a group's values
 } Vector;
 
-// One head's keys and values, [slots, dim]; with scales [slots, dim / SCALED] they are int8, else float.
+// One head's keys and values, [slots, dim]; with scales [dim / SCALED, slots] they are int8, else float.
 typedef struct Head {
     void *k, *v;
     float *k_scales, *v_scales;
+    int64_t slots;
 } Head;
 
 // What is done with a product before it is written: y = (W x + bias) factor + residual, each where it is not NULL.
@@ -59,6 +60,8 @@ typedef struct Kernels {
     // The same for 16 and 32 bits and vectors as they are, each `step` after the one before it.
     void (*float_product)(const Matrix *matrix, const float *x, int64_t step, int64_t count, int64_t first, int64_t last,
                           const After *after, float *y);
+    // y = x with pair i turned by the angle of cos[i] and sin[i]; pairs are (2i, 2i + 1) where interleaved, else (i, dim / 2 + i)
+    void (*turn)(const float *x, const float *cos, const float *sin, int64_t dim, int interleaved, float *y);
     // Write one new row of keys and values at `slot`.
     void (*append)(const Head *head, int64_t dim, int64_t slot, const float *k, const float *v);
     // y = softmax(q K^T / sqrt(dim)) V over the first `count` slots. `weights` is room for `count` floats and 15 more.

@@ -6,12 +6,15 @@
 // prepared: x; or with a gain x gain / sqrt(mean(x^2) + eps), with a shift too (x - mean) gain / sqrt(variance + eps) + shift; or
 // where `gated` silu(first half of x) * second half.
 //
+//     Embed(id, table, residual?) = table[id] + residual, of id -1 zeros + residual
+//
 //     Elu(x) = x where x > 0, else e^x - 1
 //
-//     Attend(q, k, v, ring_k, ring_v, position, k_scales?, v_scales?) = softmax(q K^T / sqrt(dim)) V
+//     Attend(q, k, v, ring_k, ring_v, position, k_scales?, v_scales?, cos?, sin?) = softmax(turned(q) K^T / sqrt(dim)) V
 //
-// It writes the new rows of k and v into the ring, behind the min(position, capacity) past ones, and attends from each new row to
-// all past ones and the new ones up to it. The ring is changed in place: it is no output.
+// It writes the new rows of turned(k) and v into the ring, behind the min(position, capacity) past ones, and attends from each new
+// row to all past ones and the new ones up to it. The ring is changed in place: it is no output. turned: pair i of row t by the
+// angle of cos[t, i] and sin[t, i]; without them nothing is turned.
 #include "kernels.h"
 #include "ort.h"
 #include "team.h"
@@ -60,16 +63,36 @@ static OrtStatus *keep(const OrtApi *api, const void *op, size_t size, void **ke
     return NULL;
 }
 
-// part(data, 0) ... part(data, count - 1) on at most so many threads.
-static OrtStatus *shared(const OrtApi *api, const OrtKernelContext *context, void (*part)(void *, size_t), int64_t count,
+typedef void (*Part)(void *data, size_t first, size_t last);
+
+#if !TEAM
+typedef struct Parts {
+    Part part;
+    void *data;
+    size_t count, parts;
+} Parts;
+
+static void one_of(void *data, size_t index) {
+    const Parts *all = data;
+    all->part(all->data, all->count * index / all->parts, all->count * (index + 1) / all->parts);
+}
+#endif
+
+// part(data, first, last) for units that make up 0 .. count - 1, on at most so many threads, each at least `grain` at a time.
+static OrtStatus *shared(const OrtApi *api, const OrtKernelContext *context, Part part, int64_t count, int64_t grain,
                          int64_t threads, void *data) {
+    if (threads < 2 || count < 2) {
+        part(data, 0, (size_t)count);
+        return NULL;
+    }
 #if TEAM
     (void)api, (void)context;
-    team_run(part, (size_t)count, (size_t)threads, data);
+    team_run(part, (size_t)count, (size_t)grain, (size_t)threads, data);
     return NULL;
 #else
-    (void)threads;
-    return ort_parallel_for(api, context, part, (size_t)count, 0, data);
+    (void)grain;
+    Parts all = {part, data, (size_t)count, (size_t)(threads < count ? threads : count)};
+    return ort_parallel_for(api, context, one_of, all.parts, 0, &all);
 #endif
 }
 
@@ -92,31 +115,22 @@ typedef struct ProductCall {
     const float *x;
     const After *after;
     float *y;
-    int64_t step, rows, panels, threads, parts;
-    int by_rows; // parts are rows, not panels
+    int64_t step, rows, panels;
+    int by_rows; // units are ROWS_AT_ONCE rows, not panels
 } ProductCall;
 
-// Codes, or multiplications, that are worth a thread; rows from which on parts are rows and not panels; the share left for small
-// parts.
-enum { PART_BYTES = 128 * 1024, PART_WORK = 1 << 19, MANY_ROWS = 64, LEFT = 16 };
+// Codes, or multiplications, that are worth a thread; codes that one does before it looks whether another has taken some; rows from
+// which on units are rows and not panels.
+enum { THREAD_BYTES = 128 * 1024, THREAD_WORK = 1 << 19, GRAIN_BYTES = 48 * 1024, MANY_ROWS = 64, ROWS_AT_ONCE = 4 };
 
-// Where part `index` begins: first a large one for each thread, so that its stream of codes is long, then small ones for whoever is
-// early.
-static int64_t begins(const ProductCall *call, int64_t all, int64_t index) {
-    const int64_t threads = call->threads, large = call->parts > threads ? all - all / LEFT : all;
-    if (index <= threads)
-        return large * index / threads;
-    return large + (all - large) * (index - threads) / (call->parts - threads);
-}
-
-static void product_part(void *data, size_t index) {
+static void product_part(void *data, size_t begin, size_t end_) {
     const ProductCall *call = data;
-    const int64_t all = call->by_rows ? (call->rows + 3) / 4 : call->panels;
-    const int64_t first = begins(call, all, (int64_t)index), last = begins(call, all, (int64_t)index + 1);
+    const int64_t first = (int64_t)begin, last = (int64_t)end_;
     if (call->vectors) {
         call->kernels->product(call->matrix, call->vectors, call->rows, first, last, call->after, call->y);
     } else if (call->by_rows) {
-        const int64_t row = 4 * first, end = 4 * last < call->rows ? 4 * last : call->rows, at = row * call->matrix->rows;
+        const int64_t row = ROWS_AT_ONCE * first, most = ROWS_AT_ONCE * last, end = most < call->rows ? most : call->rows;
+        const int64_t at = row * call->matrix->rows;
         After after = *call->after;
         if (after.residual)
             after.residual += at;
@@ -165,22 +179,20 @@ static OrtStatus *ORT_CALL product_compute(void *kernel, OrtKernelContext *conte
         if (rounded)
             run->round_vector(&m, prepared ? to : from, (char *)(vectors + op->rows) + row * each, vectors + row);
     }
-    const int64_t panels = (m.rows + PANEL - 1) / PANEL, work = m.rows * m.columns * op->rows / PART_WORK;
+    const int64_t panels = (m.rows + PANEL - 1) / PANEL, bytes = m.rows * m.columns * m.bits / 8;
+    const int64_t by_bytes = bytes / THREAD_BYTES, by_work = m.rows * m.columns * op->rows / THREAD_WORK;
     const int by_rows = !rounded && op->rows >= MANY_ROWS;
-    int64_t worth = m.rows * m.columns * m.bits / 8 / PART_BYTES, most = by_rows ? op->rows / 4 : panels;
-    if (worth < work)
-        worth = work;
-    int64_t threads = worth < op->threads ? worth : op->threads;
-    threads = threads < 1 ? 1 : threads < most ? threads : most;
-    const int64_t parts = threads > 1 && worth >= 4 * threads && most >= 2 * LEFT * threads ? 2 * threads : threads;
-    ProductCall call = {
-        run,     &m,    vectors, prepared ? values : x, &after, y, prepared ? m.columns : op->step, op->rows, panels,
-        threads, parts, by_rows};
-    OrtStatus *status = NULL;
-    if (parts == 1)
-        product_part(&call, 0);
-    else
-        status = shared(api, context, product_part, parts, threads, &call);
+    int64_t threads = by_bytes > by_work ? by_bytes : by_work;
+    threads = threads < op->threads ? threads : op->threads;
+    const int64_t count = by_rows ? (op->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE : panels;
+    const int64_t grain = by_rows ? MANY_ROWS / ROWS_AT_ONCE : GRAIN_BYTES * panels / (bytes + 1);
+    ProductCall call = {run,      &m,     vectors, prepared ? values : x, &after, y, prepared ? m.columns : op->step,
+                        op->rows, panels, by_rows};
+#if TEAM
+    if (op->threads > 1)
+        reading(m.codes, (size_t)bytes, (size_t)(threads < 1 ? 1 : threads));
+#endif
+    OrtStatus *status = shared(api, context, product_part, count, grain, threads, &call);
     free(memory);
     return status;
 }
@@ -219,36 +231,50 @@ typedef struct Attend {
     const OrtApi *api;
     const Kernels *kernels;
     Rows q, k, v;
-    int64_t rows, heads, kv_heads, dim, capacity, threads;
+    int64_t rows, heads, kv_heads, dim, capacity, interleaved, threads;
 } Attend;
 
 typedef struct AttendCall {
     const Attend *op;
-    const float *q, *k, *v;
+    const float *q, *k, *v, *cos, *sin;
     char *ring_k, *ring_v;
     float *k_scales, *v_scales, *weights, *y;
     int64_t slots, past, room;
 } AttendCall;
 
-// One head of the ring, and every query head that reads it.
-static void attend_part(void *data, size_t index) {
-    const AttendCall *call = data;
+// Row `row` of a head, turned into `room` where there are angles.
+static const float *turned(const AttendCall *call, const float *x, int64_t row, float *room) {
     const Attend *op = call->op;
-    const int64_t h = (int64_t)index, queries = op->heads / op->kv_heads, size = call->slots * op->dim;
-    Head head = {call->ring_k + h * size * (call->k_scales ? 1 : 4), call->ring_v + h * size * (call->k_scales ? 1 : 4), NULL,
-                 NULL};
+    if (!call->cos)
+        return x;
+    op->kernels->turn(x, call->cos + row * op->dim / 2, call->sin + row * op->dim / 2, op->dim, op->interleaved != 0, room);
+    return room;
+}
+
+// One head of the ring, and every query head that reads it.
+static void attend_head(const AttendCall *call, int64_t h) {
+    const Attend *op = call->op;
+    const int64_t queries = op->heads / op->kv_heads, size = call->slots * op->dim;
+    const int64_t at = h * size * (call->k_scales ? 1 : 4);
+    Head head = {.k = call->ring_k + at, .v = call->ring_v + at, .slots = call->slots};
     if (call->k_scales) {
         head.k_scales = call->k_scales + h * size / SCALED;
         head.v_scales = call->v_scales + h * size / SCALED;
     }
-    float *weights = call->weights + h * call->room;
+    float *weights = call->weights + h * call->room, room[MOST_DIM];
     for (int64_t row = 0; row < op->rows; row++) {
-        op->kernels->append(&head, op->dim, call->past + row, call->k + row * op->k.stride + h * op->dim,
-                            call->v + row * op->v.stride + h * op->dim);
-        for (int64_t i = h * queries; i < (h + 1) * queries; i++)
-            op->kernels->attend(&head, op->dim, call->past + row + 1, call->q + row * op->q.stride + i * op->dim, weights,
-                                call->y + (row * op->heads + i) * op->dim);
+        const float *k = turned(call, call->k + row * op->k.stride + h * op->dim, row, room);
+        op->kernels->append(&head, op->dim, call->past + row, k, call->v + row * op->v.stride + h * op->dim);
+        for (int64_t i = h * queries; i < (h + 1) * queries; i++) {
+            const float *q = turned(call, call->q + row * op->q.stride + i * op->dim, row, room);
+            op->kernels->attend(&head, op->dim, call->past + row + 1, q, weights, call->y + (row * op->heads + i) * op->dim);
+        }
     }
+}
+
+static void attend_part(void *data, size_t first, size_t last) {
+    for (size_t h = first; h < last; h++)
+        attend_head(data, (int64_t)h);
 }
 
 // Keys and values that are worth a second thread.
@@ -269,6 +295,8 @@ static OrtStatus *ORT_CALL attend_compute(void *kernel, OrtKernelContext *contex
     TRY(tensor(api, context, 5, &position));
     TRY(tensor(api, context, 6, &call.k_scales));
     TRY(tensor(api, context, 7, &call.v_scales));
+    TRY(tensor(api, context, 8, &call.cos));
+    TRY(tensor(api, context, 9, &call.sin));
     call.q += op->q.start;
     call.k += op->k.start;
     call.v += op->v.start;
@@ -285,12 +313,8 @@ static OrtStatus *ORT_CALL attend_compute(void *kernel, OrtKernelContext *contex
     call.room = (call.past + op->rows + 15) / 16 * 16;
     if (!(call.weights = malloc((size_t)(call.room * op->kv_heads) * sizeof(float))))
         return ort_status(api, "no memory for attention");
-    OrtStatus *status = NULL;
-    if (call.room * op->kv_heads * op->dim * 2 * (call.k_scales ? 1 : 4) < ATTEND_BYTES)
-        for (int64_t h = 0; h < op->kv_heads; h++)
-            attend_part(&call, (size_t)h);
-    else
-        status = shared(api, context, attend_part, op->kv_heads, op->threads, &call);
+    const int64_t bytes = call.room * op->kv_heads * op->dim * 2 * (call.k_scales ? 1 : 4);
+    OrtStatus *status = shared(api, context, attend_part, op->kv_heads, 1, bytes < ATTEND_BYTES ? 1 : op->threads, &call);
     free(call.weights);
     return status;
 }
@@ -309,7 +333,56 @@ static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *
     TRY(ort_attribute_int(api, info, "kv_heads", &op.kv_heads));
     TRY(ort_attribute_int(api, info, "dim", &op.dim));
     TRY(ort_attribute_int(api, info, "capacity", &op.capacity));
+    TRY(ort_attribute_int(api, info, "interleaved", &op.interleaved));
     TRY(ort_attribute_int(api, info, "threads", &op.threads));
+    return keep(api, &op, sizeof op, kernel);
+}
+
+// -- Embed --------------------------------------------------------------------------------------------------------------------
+
+typedef struct Embed {
+    const OrtApi *api;
+    int64_t shape[5], rank, at, rows, count; // of y; where the ids begin; of the table; of ids
+} Embed;
+
+static OrtStatus *ORT_CALL embed_compute(void *kernel, OrtKernelContext *context) {
+    const Embed *op = kernel;
+    const int64_t dim = op->shape[op->rank - 1], *ids;
+    const float *table, *residual;
+    float *y;
+    OrtValue *out;
+#if TEAM
+    team_wake(); // a step often begins with embeddings: by the first product its helpers are awake
+#endif
+    TRY(tensor(op->api, context, 0, &ids));
+    TRY(tensor(op->api, context, 1, &table));
+    TRY(tensor(op->api, context, 2, &residual));
+    TRY(ort_output(op->api, context, 0, op->shape, (size_t)op->rank, &out));
+    TRY(ort_data(op->api, out, (void **)&y));
+    ids += op->at;
+    for (int64_t i = 0; i < op->count; i++, y += dim) {
+        if (ids[i] < -1 || ids[i] >= op->rows)
+            return ort_status(op->api, "an id is neither -1 nor a row of its embedding table");
+        if (ids[i] >= 0)
+            memcpy(y, table + ids[i] * dim, (size_t)dim * sizeof *y);
+        else
+            memset(y, 0, (size_t)dim * sizeof *y);
+        for (int64_t d = 0; residual && d < dim; d++)
+            y[d] += residual[i * dim + d];
+    }
+    return NULL;
+}
+
+static OrtStatus *ORT_CALL embed_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+    (void)self;
+    Embed op = {.api = api, .count = 1};
+    size_t rank = 5;
+    TRY(ort_attribute_ints(api, info, "size", op.shape, &rank));
+    TRY(ort_attribute_int(api, info, "at", &op.at));
+    TRY(ort_attribute_int(api, info, "rows", &op.rows));
+    op.rank = (int64_t)rank;
+    for (size_t i = 0; i + 1 < rank; i++)
+        op.count *= op.shape[i];
     return keep(api, &op, sizeof op, kernel);
 }
 
@@ -329,10 +402,10 @@ typedef struct EluCall {
 
 enum { ELU_PART = 16 * 1024 };
 
-static void elu_part(void *data, size_t index) {
+static void elu_part(void *data, size_t first, size_t last) {
     const EluCall *call = data;
-    int64_t at = (int64_t)index * ELU_PART, left = call->op->size - at;
-    call->op->kernels->elu(call->x + at, left < ELU_PART ? left : ELU_PART, call->y + at);
+    const int64_t at = (int64_t)first * ELU_PART, end = (int64_t)last * ELU_PART, size = call->op->size;
+    call->op->kernels->elu(call->x + at, (end < size ? end : size) - at, call->y + at);
 }
 
 static OrtStatus *ORT_CALL elu_compute(void *kernel, OrtKernelContext *context) {
@@ -342,10 +415,7 @@ static OrtStatus *ORT_CALL elu_compute(void *kernel, OrtKernelContext *context) 
     TRY(tensor(op->api, context, 0, &call.x));
     TRY(ort_output(op->api, context, 0, op->shape, (size_t)op->rank, &out));
     TRY(ort_data(op->api, out, (void **)&call.y));
-    if (op->size > ELU_PART)
-        return shared(op->api, context, elu_part, (op->size + ELU_PART - 1) / ELU_PART, op->threads, &call);
-    elu_part(&call, 0);
-    return NULL;
+    return shared(op->api, context, elu_part, (op->size + ELU_PART - 1) / ELU_PART, 1, op->threads, &call);
 }
 
 static OrtStatus *ORT_CALL elu_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
@@ -407,9 +477,10 @@ static const Operation OPERATIONS[] = {
      {ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_UINT8, ORT_ANY, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT}},
     {CALLBACKS(attend_create, attend_compute),
      "Attend",
-     8,
+     10,
      6,
-     {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_INT64, ORT_FLOAT, ORT_FLOAT}},
+     {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_INT64, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT}},
+    {CALLBACKS(embed_create, embed_compute), "Embed", 3, 2, {ORT_INT64, ORT_FLOAT, ORT_FLOAT}},
     {CALLBACKS(elu_create, elu_compute), "Elu", 1, 1, {ORT_FLOAT}},
 };
 
