@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 
 from clearline.backends import native
@@ -164,6 +165,35 @@ def test_bias_factor_and_sum_are_part_of_the_product():
     x = rng.standard_normal((1, 1, 32), np.float32)
     outputs, expected = run(Onnx(), used_twice, x=x), run(Numpy64(), used_twice, x=x)
     assert all(nmse(outputs[name], expected[name]) < 1e-12 for name in "yz")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_results_that_live_together_do_not_touch(seed):
+    rng = np.random.default_rng(seed)
+    weights = [Weight(f"w{i}", rng.standard_normal((48, 48), np.float32) / 7) for i in range(4)]
+    plan = rng.integers(0, [4, 8, 4], (30, 3))
+
+    def step(ops, w, s, i):
+        made = [i["x"]]
+        for what, back, number in plan:
+            a, b = made[-1], made[-1 - back % len(made)]
+            match what:
+                case 0:
+                    made.append(ops.activation(a, "elu"))
+                case 1:
+                    made.append(ops.linear(a, weights[number]))
+                case 2:
+                    made.append(b + ops.linear(a, weights[number]))
+                case _:  # none of ours: what follows is another chain
+                    made.append(ops.activation(a, "tanh"))
+        return {str(n): made[n] for n in (1, 9, 18, 27, 30)}
+
+    x = rng.standard_normal((1, 2, 48), np.float32)
+    results, expected = run(Onnx(2), step, x=x), run(Numpy64(), step, x=x)
+    assert all(nmse(results[name], expected[name]) < 1e-10 for name in expected)
+    model = onnx.load_from_string(trace(step, {}, [], {"x": InputSpec(x.shape)}, native=native.operations()).model)
+    operations = [node.op_type for node in model.graph.node]
+    assert operations.count("Chain") <= 1 + operations.count("Tanh") and "Product" not in operations
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 40_003])

@@ -57,6 +57,7 @@ class GraphOps:
     _memo: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     _reshaped: dict[str, Edge] = field(default_factory=dict)  # a reshape of a reshape reads the original
 
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of edges that nodes make
     origin: dict[str, object] = field(default_factory=dict)  # how an edge was made, for what follows to be fused with it
 
     # -- graph building -------------------------------------------------------------------------
@@ -72,6 +73,7 @@ class GraphOps:
         name = f"{op.lower()}_{len(self.nodes)}"
         names = ["" if edge is None else edge.name for edge in inputs]
         self.nodes.append(helper.make_node(op, names, [name], name=name, domain=domain, **attributes))
+        self.shapes[name] = tuple(shape)
         return Edge(self, name, tuple(shape), ids)
 
     def emit_many(self, op: str, inputs: Sequence[Edge | None], shapes: Sequence[Sequence[int]], **attributes: Any) -> list[Edge]:

@@ -57,6 +57,7 @@ class Product:
     """An edge that is (prepared(x) W^T + bias) factor + residual; what is None is left out and can still come in, in this order."""
 
     matrix: tuple[Edge | None, ...]  # x, codes, scales, zeros, biases, gain, shift
+    outer: tuple[int, ...]  # its shape but for the last dimension
     attributes: dict[str, Any]
     bias: Edge | None = None
     factor: Edge | None = None
@@ -112,11 +113,11 @@ class ProductOps(GraphOps):
                 x, gain, shift, eps = made.source, made.gain, made.shift, made.eps
             elif isinstance(made, Gate):
                 x, step, gated = made.source, 2 * step, 1
-        sizes = {"outer": list(outer), "step": step, "K": shape[1], "N": shape[0], "gated": gated, "eps": float(eps)}
-        return self._emit_product(Product((x, *parts, gain, shift), sizes | attributes))
+        sizes = {"rows": math.prod(outer), "step": step, "K": shape[1], "N": shape[0], "gated": gated, "eps": float(eps)}
+        return self._emit_product(Product((x, *parts, gain, shift), outer, sizes | attributes))
 
     def _emit_product(self, product: Product) -> Edge:
-        shape = (*product.attributes["outer"], product.attributes["N"])
+        shape = (*product.outer, product.attributes["N"])
         inputs = [edge and self.flat(edge) for edge in (*product.matrix, product.bias, product.factor, product.residual)]
         y = self.emit("Product", inputs, shape, domain="clearline", **product.attributes)
         self.origin[y.name] = product
@@ -165,7 +166,8 @@ class ProductOps(GraphOps):
         ids, at = self.flat_part(embed.ids)
         shape = (*embed.ids.shape, dim)
         inputs = [ids, self.weight(embed.table), residual and self.flat(residual)]
-        return self.emit("Embed", inputs, shape, domain="clearline", size=list(shape), at=at, rows=rows)
+        count = math.prod(embed.ids.shape)
+        return self.emit("Embed", inputs, shape, domain="clearline", count=count, dim=dim, at=at, rows=rows)
 
     def _gated(self, a: object, b: object) -> Edge | None:
         """The edge whose halves are multiplied, the first after a silu."""

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from clearline.backends.native import SCALED
 from clearline.backends.onnx_attention import InPlaceEdges, RingEdges, RowEdges
+from clearline.backends.onnx_chain import DOMAIN, chained
 from clearline.backends.onnx_graph import Edge
 from clearline.backends.onnx_layout import Layout, layout_shape, layout_type
 from clearline.backends.onnx_ops import TraceOps
@@ -57,13 +58,14 @@ def trace(
             batch, heads, capacity, dim = spec.shape
             names = (f"{spec.path}.k", f"{spec.path}.v")
             kind = TensorProto.INT8 if spec.path in int8_rings else TensorProto.FLOAT
-            graph_inputs += [_tensor_info(name, (batch, heads, "slots", dim), kind) for name in names]
+            graph_inputs += [_tensor_info(name, (batch, heads, capacity + spec.rows, dim), kind) for name in names]
             k, v = (Edge(ops, name, (batch, heads, -1, dim)) for name in names)
             scales = None
             if spec.path in int8_rings:
                 k_scale, v_scale = (Edge(ops, f"{name}_scale", (batch, heads, dim // SCALED, -1)) for name in names)
                 scales = k_scale, v_scale
-                graph_inputs += [_value_info(scale.name, scale.shape) for scale in scales]
+                shape = (batch, heads, dim // SCALED, capacity + spec.rows)
+                graph_inputs += [_value_info(scale.name, shape) for scale in scales]
             leaves[spec.path] = RingEdges(k, v, capacity, spec.rows, scales)
         else:
             graph_inputs.append(_value_info(spec.path, spec.shape, spec.kind == "position"))
@@ -96,17 +98,14 @@ def trace(
     outputs = {name: export(edge) for name, edge in results.items()}
     nodes = _needed(ops.nodes, {*exported, *arrays})
     count = threads(sum(weight.data.nbytes for weight, _ in ops.weights.values()))
-    for node in nodes:
-        if node.domain == "clearline":
-            node.attribute.append(helper.make_attribute("threads", count))
     graph = helper.make_graph(
-        nodes,
+        chained(nodes, ops.shapes, {*exported, *arrays}, count),
         "step",
         graph_inputs,
         [*(_value_info(name, edge.shape, edge.ids) for name, edge in exported.items()), *arrays.values()],
         [*ops.constants.values(), *(_external(name, w, layout) for name, (w, layout) in ops.weights.items())],
     )
-    domains = [helper.make_opsetid(*domain) for domain in (("", OPSET), ("com.microsoft", 1), ("clearline", 1))]
+    domains = [helper.make_opsetid(*domain) for domain in (("", OPSET), ("com.microsoft", 1), (DOMAIN, 1))]
     model = helper.make_model(graph, opset_imports=domains, ir_version=10).SerializeToString()
     return Graph(model, [node.op_type for node in nodes], count, ops.weights, carries, rings, in_place, returned, outputs)
 

@@ -1,4 +1,4 @@
-// Clearline's operations for ONNX Runtime, in the domain "clearline".
+// Clearline's operations for ONNX Runtime, in the domain "clearline": one node is a chain of them, one after the other.
 //
 //     Product(x, codes, scales?, zeros?, biases?, gain?, shift?, bias?, factor?, residual?) = (prepared(x) W^T + bias) factor +
 //     residual
@@ -47,21 +47,14 @@ static const Kernels *kernels(void) {
             return status_;          \
     } while (0)
 
-// The data of an input, NULL where it is left out.
-static OrtStatus *tensor(const OrtApi *api, const OrtKernelContext *context, size_t index, void *data) {
-    const OrtValue *value = NULL;
-    *(void **)data = NULL;
-    OrtStatus *status = ort_input(api, context, index, &value);
-    return status || !value ? status : ort_data(api, (OrtValue *)value, data);
-}
-
-// A copy of an operation for as long as its node lives.
-static OrtStatus *keep(const OrtApi *api, const void *op, size_t size, void **kernel) {
-    if (!(*kernel = malloc(size)))
-        return ort_status(api, "no memory for an operation");
-    memcpy(*kernel, op, size);
-    return NULL;
-}
+// What every operation of a chain is run with.
+typedef struct Run {
+    const OrtApi *api;
+    const OrtKernelContext *context;
+    const Kernels *kernels;
+    int64_t threads;
+    char *room; // for what an operation needs until it is done: as much as the neediest of the chain says
+} Run;
 
 typedef void (*Part)(void *data, size_t first, size_t last);
 
@@ -79,33 +72,31 @@ static void one_of(void *data, size_t index) {
 #endif
 
 // part(data, first, last) for units that make up 0 .. count - 1, on at most so many threads, each at least `grain` at a time.
-static OrtStatus *shared(const OrtApi *api, const OrtKernelContext *context, Part part, int64_t count, int64_t grain,
-                         int64_t threads, void *data) {
+static OrtStatus *shared(const Run *run, Part part, int64_t count, int64_t grain, int64_t threads, void *data) {
     if (threads < 2 || count < 2) {
         part(data, 0, (size_t)count);
         return NULL;
     }
 #if TEAM
-    (void)api, (void)context;
+    (void)run;
     team_run(part, (size_t)count, (size_t)grain, (size_t)threads, data);
     return NULL;
 #else
     (void)grain;
     Parts all = {part, data, (size_t)count, (size_t)(threads < count ? threads : count)};
-    return ort_parallel_for(api, context, one_of, all.parts, 0, &all);
+    return ort_parallel_for(run->api, run->context, one_of, all.parts, 0, &all);
 #endif
 }
+
+// Each operation is a record of whole numbers, as `onnx_chain.py` writes them, and three functions' worth of code: the room it
+// needs, and what it does with its operands (NULL where one is left out).
 
 // -- Product ------------------------------------------------------------------------------------------------------------------
 
 typedef struct Product {
-    const OrtApi *api;
-    const Kernels *kernels;
-    Matrix matrix;
-    int64_t outer[4], rank; // the shape of y but for its last dimension
-    int64_t rows, step;     // from one vector in x to the next: less than the columns where a convolution's windows overlap
-    int64_t gated, threads;
-    float eps;
+    int64_t columns, outputs, bits, group, narrow; // of the matrix
+    int64_t rows, step; // vectors in x, from one to the next: less than the columns where a convolution's windows overlap
+    int64_t gated, eps; // a float's bits
 } Product;
 
 typedef struct ProductCall {
@@ -141,113 +132,96 @@ static void product_part(void *data, size_t begin, size_t end_) {
     }
 }
 
-static OrtStatus *ORT_CALL product_compute(void *kernel, OrtKernelContext *context) {
-    const Product *op = kernel;
-    const OrtApi *api = op->api;
-    const Kernels *run = op->kernels;
-    Matrix m = op->matrix;
-    After after;
-    const float *x, *gain, *shift;
-    OrtValue *out;
-    float *y;
-    void *inputs[] = {&x, &m.codes, &m.scales, &m.zeros, &m.biases, &gain, &shift, &after.bias, &after.factor, &after.residual};
-    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
-        TRY(tensor(api, context, i, inputs[i]));
-    int64_t shape[5];
-    memcpy(shape, op->outer, sizeof op->outer);
-    shape[op->rank] = m.rows;
-    TRY(ort_output(api, context, 0, shape, (size_t)op->rank + 1, &out));
-    TRY(ort_data(api, out, (void **)&y));
+static Matrix product_matrix(const Product *op) {
+    return (Matrix){.rows = op->outputs, .columns = op->columns, .bits = op->bits, .group = op->group, .narrow = op->narrow != 0};
+}
+
+// Of prepared values, and of rounded vectors.
+static int64_t product_room(const void *of) {
+    const Product *op = of;
+    const Matrix m = product_matrix(op);
+    return op->rows * (m.columns * (int64_t)sizeof(float) + (m.bits <= 8 ? vector_bytes(&m) + (int64_t)sizeof(Vector) : 0));
+}
+
+static OrtStatus *product_run(const Run *run, const void *of, void *const *operands, float *y) {
+    const Product *op = of;
+    const Kernels *kernels = run->kernels;
+    Matrix m = product_matrix(op);
+    m.codes = operands[1];
+    m.scales = operands[2];
+    m.zeros = operands[3];
+    m.biases = operands[4];
+    const float *x = operands[0], *gain = operands[5], *shift = operands[6];
+    const After after = {operands[7], operands[8], operands[9]};
+    float eps;
+    memcpy(&eps, &op->eps, sizeof eps);
 
     const int prepared = gain || op->gated, rounded = m.bits <= 8;
-    const int64_t float_bytes = prepared ? op->rows * m.columns * (int64_t)sizeof *x : 0;
-    const int64_t each = rounded ? vector_bytes(&m) : 0, vectors_bytes = rounded ? op->rows * (int64_t)sizeof(Vector) : 0;
-    char *memory = malloc((size_t)(float_bytes + vectors_bytes + op->rows * each + 1));
-    if (!memory)
-        return ort_status(api, "no memory for the input of a product");
-    float *values = (float *)memory;
-    Vector *vectors = rounded ? (Vector *)(memory + float_bytes) : NULL;
+    float *values = (float *)run->room;
+    Vector *vectors = rounded ? (Vector *)(values + op->rows * m.columns) : NULL;
     for (int64_t row = 0; row < op->rows; row++) {
         const float *from = x + row * op->step;
         float *to = values + row * m.columns;
         if (gain && shift)
-            run->layer_norm(from, gain, shift, op->eps, m.columns, to);
+            kernels->layer_norm(from, gain, shift, eps, m.columns, to);
         if (gain && !shift)
-            run->rms_norm(from, gain, op->eps, m.columns, to);
+            kernels->rms_norm(from, gain, eps, m.columns, to);
         if (op->gated)
-            run->gate(from, m.columns, to);
+            kernels->gate(from, m.columns, to);
         if (rounded)
-            run->round_vector(&m, prepared ? to : from, (char *)(vectors + op->rows) + row * each, vectors + row);
+            kernels->round_vector(&m, prepared ? to : from, (char *)(vectors + op->rows) + row * vector_bytes(&m), vectors + row);
     }
     const int64_t panels = (m.rows + PANEL - 1) / PANEL, bytes = m.rows * m.columns * m.bits / 8;
     const int64_t by_bytes = bytes / THREAD_BYTES, by_work = m.rows * m.columns * op->rows / THREAD_WORK;
     const int by_rows = !rounded && op->rows >= MANY_ROWS;
     int64_t threads = by_bytes > by_work ? by_bytes : by_work;
-    threads = threads < op->threads ? threads : op->threads;
+    threads = threads < run->threads ? threads : run->threads;
     const int64_t count = by_rows ? (op->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE : panels;
     const int64_t grain = by_rows ? MANY_ROWS / ROWS_AT_ONCE : GRAIN_BYTES * panels / (bytes + 1);
-    ProductCall call = {run,      &m,     vectors, prepared ? values : x, &after, y, prepared ? m.columns : op->step,
+    ProductCall call = {kernels,  &m,     vectors, prepared ? values : x, &after, y, prepared ? m.columns : op->step,
                         op->rows, panels, by_rows};
 #if TEAM
-    if (op->threads > 1)
+    if (run->threads > 1)
         reading(m.codes, (size_t)bytes, (size_t)(threads < 1 ? 1 : threads));
 #endif
-    OrtStatus *status = shared(api, context, product_part, count, grain, threads, &call);
-    free(memory);
-    return status;
-}
-
-static OrtStatus *ORT_CALL product_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
-    (void)self;
-    Product op = {.api = api, .kernels = kernels()};
-    int64_t narrow;
-    size_t rank = 4;
-    TRY(ort_attribute_ints(api, info, "outer", op.outer, &rank));
-    TRY(ort_attribute_int(api, info, "K", &op.matrix.columns));
-    TRY(ort_attribute_int(api, info, "N", &op.matrix.rows));
-    TRY(ort_attribute_int(api, info, "bits", &op.matrix.bits));
-    TRY(ort_attribute_int(api, info, "group", &op.matrix.group));
-    TRY(ort_attribute_int(api, info, "narrow", &narrow));
-    TRY(ort_attribute_int(api, info, "gated", &op.gated));
-    TRY(ort_attribute_int(api, info, "threads", &op.threads));
-    TRY(ort_attribute_int(api, info, "step", &op.step));
-    TRY(ort_attribute_float(api, info, "eps", &op.eps));
-    op.matrix.narrow = narrow != 0;
-    op.rank = (int64_t)rank;
-    op.rows = 1;
-    for (size_t i = 0; i < rank; i++)
-        op.rows *= op.outer[i];
-    return keep(api, &op, sizeof op, kernel);
+    return shared(run, product_part, count, grain, threads, &call);
 }
 
 // -- Attend -------------------------------------------------------------------------------------------------------------------
 
-// Where the rows of q, k or v lie in their input: heads side by side from `start` on, a row every `stride`.
+// Where the rows of q, k or v lie in their operand: heads side by side from `start` on, a row every `stride`.
 typedef struct Rows {
     int64_t start, stride;
 } Rows;
 
 typedef struct Attend {
-    const OrtApi *api;
-    const Kernels *kernels;
     Rows q, k, v;
-    int64_t rows, heads, kv_heads, dim, capacity, interleaved, threads;
+    int64_t rows, heads, kv_heads, dim, capacity, interleaved;
 } Attend;
 
 typedef struct AttendCall {
     const Attend *op;
+    const Kernels *kernels;
     const float *q, *k, *v, *cos, *sin;
     char *ring_k, *ring_v;
     float *k_scales, *v_scales, *weights, *y;
-    int64_t slots, past, room;
+    int64_t slots, past;
 } AttendCall;
+
+// Floats that the weights of one head take at most.
+static int64_t attend_weights(const Attend *op) { return (op->capacity + op->rows + 15) / 16 * 16; }
+
+static int64_t attend_room(const void *of) {
+    const Attend *op = of;
+    return attend_weights(op) * op->kv_heads * (int64_t)sizeof(float);
+}
 
 // Row `row` of a head, turned into `room` where there are angles.
 static const float *turned(const AttendCall *call, const float *x, int64_t row, float *room) {
     const Attend *op = call->op;
     if (!call->cos)
         return x;
-    op->kernels->turn(x, call->cos + row * op->dim / 2, call->sin + row * op->dim / 2, op->dim, op->interleaved != 0, room);
+    call->kernels->turn(x, call->cos + row * op->dim / 2, call->sin + row * op->dim / 2, op->dim, op->interleaved != 0, room);
     return room;
 }
 
@@ -261,13 +235,13 @@ static void attend_head(const AttendCall *call, int64_t h) {
         head.k_scales = call->k_scales + h * size / SCALED;
         head.v_scales = call->v_scales + h * size / SCALED;
     }
-    float *weights = call->weights + h * call->room, room[MOST_DIM];
+    float *weights = call->weights + h * attend_weights(op), room[MOST_DIM];
     for (int64_t row = 0; row < op->rows; row++) {
         const float *k = turned(call, call->k + row * op->k.stride + h * op->dim, row, room);
-        op->kernels->append(&head, op->dim, call->past + row, k, call->v + row * op->v.stride + h * op->dim);
+        call->kernels->append(&head, op->dim, call->past + row, k, call->v + row * op->v.stride + h * op->dim);
         for (int64_t i = h * queries; i < (h + 1) * queries; i++) {
             const float *q = turned(call, call->q + row * op->q.stride + i * op->dim, row, room);
-            op->kernels->attend(&head, op->dim, call->past + row + 1, q, weights, call->y + (row * op->heads + i) * op->dim);
+            call->kernels->attend(&head, op->dim, call->past + row + 1, q, weights, call->y + (row * op->heads + i) * op->dim);
         }
     }
 }
@@ -280,89 +254,45 @@ static void attend_part(void *data, size_t first, size_t last) {
 // Keys and values that are worth a second thread.
 enum { ATTEND_BYTES = 64 * 1024 };
 
-static OrtStatus *ORT_CALL attend_compute(void *kernel, OrtKernelContext *context) {
-    const Attend *op = kernel;
-    const OrtApi *api = op->api;
-    AttendCall call = {.op = op};
-    const OrtValue *ring;
-    OrtValue *out;
-    const int64_t *position;
-    TRY(tensor(api, context, 0, &call.q));
-    TRY(tensor(api, context, 1, &call.k));
-    TRY(tensor(api, context, 2, &call.v));
-    TRY(tensor(api, context, 3, &call.ring_k));
-    TRY(tensor(api, context, 4, &call.ring_v));
-    TRY(tensor(api, context, 5, &position));
-    TRY(tensor(api, context, 6, &call.k_scales));
-    TRY(tensor(api, context, 7, &call.v_scales));
-    TRY(tensor(api, context, 8, &call.cos));
-    TRY(tensor(api, context, 9, &call.sin));
-    call.q += op->q.start;
-    call.k += op->k.start;
-    call.v += op->v.start;
-    TRY(ort_input(api, context, 3, &ring));
-    int64_t ring_shape[4];
-    TRY(ort_shape(api, ring, ring_shape, 4));
-    call.slots = ring_shape[2];
-    call.past = *position < op->capacity ? *position : op->capacity;
-    if (*position < 0 || call.past + op->rows > call.slots)
-        return ort_status(api, "the ring has no room for the rows of this step");
-    int64_t shape[4] = {1, op->rows, op->heads, op->dim};
-    TRY(ort_output(api, context, 0, shape, 4, &out));
-    TRY(ort_data(api, out, (void **)&call.y));
-    call.room = (call.past + op->rows + 15) / 16 * 16;
-    if (!(call.weights = malloc((size_t)(call.room * op->kv_heads) * sizeof(float))))
-        return ort_status(api, "no memory for attention");
-    const int64_t bytes = call.room * op->kv_heads * op->dim * 2 * (call.k_scales ? 1 : 4);
-    OrtStatus *status = shared(api, context, attend_part, op->kv_heads, 1, bytes < ATTEND_BYTES ? 1 : op->threads, &call);
-    free(call.weights);
-    return status;
-}
-
-static OrtStatus *ORT_CALL attend_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
-    (void)self;
-    Attend op = {.api = api, .kernels = kernels()};
-    size_t six = 6;
-    int64_t at[6];
-    TRY(ort_attribute_ints(api, info, "at", at, &six));
-    op.q = (Rows){at[0], at[1]};
-    op.k = (Rows){at[2], at[3]};
-    op.v = (Rows){at[4], at[5]};
-    TRY(ort_attribute_int(api, info, "rows", &op.rows));
-    TRY(ort_attribute_int(api, info, "heads", &op.heads));
-    TRY(ort_attribute_int(api, info, "kv_heads", &op.kv_heads));
-    TRY(ort_attribute_int(api, info, "dim", &op.dim));
-    TRY(ort_attribute_int(api, info, "capacity", &op.capacity));
-    TRY(ort_attribute_int(api, info, "interleaved", &op.interleaved));
-    TRY(ort_attribute_int(api, info, "threads", &op.threads));
-    return keep(api, &op, sizeof op, kernel);
+static OrtStatus *attend_run(const Run *run, const void *of, void *const *operands, float *y) {
+    const Attend *op = of;
+    const int64_t position = *(const int64_t *)operands[5];
+    AttendCall call = {op,
+                       run->kernels,
+                       (const float *)operands[0] + op->q.start,
+                       (const float *)operands[1] + op->k.start,
+                       (const float *)operands[2] + op->v.start,
+                       operands[8],
+                       operands[9],
+                       operands[3],
+                       operands[4],
+                       operands[6],
+                       operands[7],
+                       (float *)run->room,
+                       y,
+                       op->capacity + op->rows,
+                       position < op->capacity ? position : op->capacity};
+    if (position < 0)
+        return ort_status(run->api, "a position before the first");
+    const int64_t bytes = (call.past + op->rows) * op->kv_heads * op->dim * 2 * (call.k_scales ? 1 : 4);
+    return shared(run, attend_part, op->kv_heads, 1, bytes < ATTEND_BYTES ? 1 : run->threads, &call);
 }
 
 // -- Embed --------------------------------------------------------------------------------------------------------------------
 
 typedef struct Embed {
-    const OrtApi *api;
-    int64_t shape[5], rank, at, rows, count; // of y; where the ids begin; of the table; of ids
+    int64_t count, dim, at, rows; // ids, values of one, where the ids begin, of the table
 } Embed;
 
-static OrtStatus *ORT_CALL embed_compute(void *kernel, OrtKernelContext *context) {
-    const Embed *op = kernel;
-    const int64_t dim = op->shape[op->rank - 1], *ids;
-    const float *table, *residual;
-    float *y;
-    OrtValue *out;
-#if TEAM
-    team_wake(); // a step often begins with embeddings: by the first product its helpers are awake
-#endif
-    TRY(tensor(op->api, context, 0, &ids));
-    TRY(tensor(op->api, context, 1, &table));
-    TRY(tensor(op->api, context, 2, &residual));
-    TRY(ort_output(op->api, context, 0, op->shape, (size_t)op->rank, &out));
-    TRY(ort_data(op->api, out, (void **)&y));
-    ids += op->at;
+static int64_t embed_room(const void *of) { return (void)of, 0; }
+
+static OrtStatus *embed_run(const Run *run, const void *of, void *const *operands, float *y) {
+    const Embed *op = of;
+    const int64_t dim = op->dim, *ids = (const int64_t *)operands[0] + op->at;
+    const float *table = operands[1], *residual = operands[2];
     for (int64_t i = 0; i < op->count; i++, y += dim) {
         if (ids[i] < -1 || ids[i] >= op->rows)
-            return ort_status(op->api, "an id is neither -1 nor a row of its embedding table");
+            return ort_status(run->api, "an id is neither -1 nor a row of its embedding table");
         if (ids[i] >= 0)
             memcpy(y, table + ids[i] * dim, (size_t)dim * sizeof *y);
         else
@@ -373,115 +303,210 @@ static OrtStatus *ORT_CALL embed_compute(void *kernel, OrtKernelContext *context
     return NULL;
 }
 
-static OrtStatus *ORT_CALL embed_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
-    (void)self;
-    Embed op = {.api = api, .count = 1};
-    size_t rank = 5;
-    TRY(ort_attribute_ints(api, info, "size", op.shape, &rank));
-    TRY(ort_attribute_int(api, info, "at", &op.at));
-    TRY(ort_attribute_int(api, info, "rows", &op.rows));
-    op.rank = (int64_t)rank;
-    for (size_t i = 0; i + 1 < rank; i++)
-        op.count *= op.shape[i];
-    return keep(api, &op, sizeof op, kernel);
-}
-
 // -- Elu ----------------------------------------------------------------------------------------------------------------------
 
 typedef struct Elu {
-    const OrtApi *api;
-    const Kernels *kernels;
-    int64_t shape[4], rank, size, threads;
+    int64_t size;
 } Elu;
 
 typedef struct EluCall {
-    const Elu *op;
+    const Kernels *kernels;
     const float *x;
     float *y;
+    int64_t size;
 } EluCall;
 
 enum { ELU_PART = 16 * 1024 };
 
 static void elu_part(void *data, size_t first, size_t last) {
     const EluCall *call = data;
-    const int64_t at = (int64_t)first * ELU_PART, end = (int64_t)last * ELU_PART, size = call->op->size;
-    call->op->kernels->elu(call->x + at, (end < size ? end : size) - at, call->y + at);
+    const int64_t at = (int64_t)first * ELU_PART, end = (int64_t)last * ELU_PART;
+    call->kernels->elu(call->x + at, (end < call->size ? end : call->size) - at, call->y + at);
 }
 
-static OrtStatus *ORT_CALL elu_compute(void *kernel, OrtKernelContext *context) {
-    const Elu *op = kernel;
-    EluCall call = {.op = op};
-    OrtValue *out;
-    TRY(tensor(op->api, context, 0, &call.x));
-    TRY(ort_output(op->api, context, 0, op->shape, (size_t)op->rank, &out));
-    TRY(ort_data(op->api, out, (void **)&call.y));
-    return shared(op->api, context, elu_part, (op->size + ELU_PART - 1) / ELU_PART, 1, op->threads, &call);
+static int64_t elu_room(const void *of) { return (void)of, 0; }
+
+static OrtStatus *elu_run(const Run *run, const void *of, void *const *operands, float *y) {
+    const int64_t size = ((const Elu *)of)->size;
+    EluCall call = {run->kernels, operands[0], y, size};
+    return shared(run, elu_part, (size + ELU_PART - 1) / ELU_PART, 1, run->threads, &call);
 }
 
-static OrtStatus *ORT_CALL elu_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+// -- Chain --------------------------------------------------------------------------------------------------------------------
+
+enum { OPERANDS = 10, MOST_RANK = 5, LINE = 64 };
+
+// In the order of `onnx_chain.py`.
+static const struct {
+    size_t size;
+    int64_t (*room)(const void *of);
+    OrtStatus *(*run)(const Run *run, const void *of, void *const *operands, float *y);
+} OPERATIONS[] = {
+    {sizeof(Product), product_room, product_run},
+    {sizeof(Attend), attend_room, attend_run},
+    {sizeof(Embed), embed_room, embed_run},
+    {sizeof(Elu), elu_room, elu_run},
+};
+
+// One operation; its record follows. Operands and result are numbers in a table: nothing, the node's inputs, its outputs, and the
+// places of what only the chain itself reads.
+typedef struct Link {
+    int64_t operation, operands[OPERANDS], result;
+} Link;
+
+typedef struct Chain {
+    const OrtApi *api;
+    const Kernels *kernels;
+    int64_t threads, inputs, room;
+    int64_t *links, *shapes, *places; // shapes: of each output its rank, then its dimensions
+    size_t links_size, shapes_size, places_size, outputs;
+    int64_t memory; // of the places
+#if TEAM
+    _Atomic(char *) spare; // of a run that is over, for the next
+#endif
+} Chain;
+
+static const char *ORT_CALL chain_name(const OrtCustomOp *op) { return (void)op, "Chain"; }
+
+static OrtStatus *chain_steps(const Chain *chain, void **table, const Run *run) {
+    for (size_t at = 0; at < chain->links_size;) {
+        const Link *link = (const Link *)(chain->links + at);
+        const void *record = link + 1;
+        void *operands[OPERANDS];
+        for (int i = 0; i < OPERANDS; i++)
+            operands[i] = table[link->operands[i]];
+        TRY(OPERATIONS[link->operation].run(run, record, operands, table[link->result]));
+        at += (sizeof *link + OPERATIONS[link->operation].size) / sizeof *chain->links;
+    }
+    return NULL;
+}
+
+static OrtStatus *ORT_CALL chain_compute(void *kernel, OrtKernelContext *context) {
+    Chain *chain = kernel;
+    const size_t entries = 1 + (size_t)chain->inputs + chain->outputs + chain->places_size;
+    char *memory = NULL;
+#if TEAM
+    team_wake(); // by the first work that is shared, helpers are awake
+    memory = atomic_exchange(&chain->spare, NULL);
+#endif
+    if (!memory && !(memory = malloc(entries * sizeof(void *) + (size_t)(chain->room + chain->memory) + 2 * LINE)))
+        return ort_status(chain->api, "no memory for a step");
+    char *room = (char *)(((uintptr_t)memory + entries * sizeof(void *) + LINE - 1) / LINE * LINE);
+    char *places = room + (chain->room + LINE - 1) / LINE * LINE;
+    void **table = (void **)memory, **next = table;
+    *next++ = NULL;
+    OrtStatus *status = NULL;
+    for (int64_t i = 0; i < chain->inputs && !status; i++) {
+        const OrtValue *value;
+        status = ort_input(chain->api, context, (size_t)i, &value);
+        if (!status)
+            status = ort_data(chain->api, (OrtValue *)value, next++);
+    }
+    const int64_t *shape = chain->shapes;
+    for (size_t i = 0; i < chain->outputs && !status; i++, shape += 1 + *shape) {
+        OrtValue *value;
+        status = ort_output(chain->api, context, i, shape + 1, (size_t)*shape, &value);
+        if (!status)
+            status = ort_data(chain->api, value, next++);
+    }
+    if (!status) {
+        for (size_t i = 0; i < chain->places_size; i++)
+            *next++ = places + chain->places[i];
+        const Run run = {chain->api, context, chain->kernels, chain->threads, room};
+        status = chain_steps(chain, table, &run);
+    }
+#if TEAM
+    memory = atomic_exchange(&chain->spare, memory);
+#endif
+    free(memory);
+    return status;
+}
+
+static void ORT_CALL chain_destroy(void *kernel) {
+    Chain *chain = kernel;
+    free(chain->links);
+    free(chain->shapes);
+    free(chain->places);
+#if TEAM
+    free(atomic_load(&chain->spare));
+#endif
+    free(chain);
+}
+
+// A list of whole numbers, in memory of its own.
+static OrtStatus *numbers(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t **out, size_t *size) {
+    *size = 0;
+    TRY(ort_attribute_ints(api, info, name, NULL, size));
+    if (!(*out = malloc((*size + 1) * sizeof **out)))
+        return ort_status(api, "no memory for a chain of operations");
+    return ort_attribute_ints(api, info, name, *out, size);
+}
+
+static OrtStatus *chain_read(Chain *chain, const OrtKernelInfo *info) {
+    const OrtApi *api = chain->api;
+    TRY(numbers(api, info, "links", &chain->links, &chain->links_size));
+    TRY(numbers(api, info, "shapes", &chain->shapes, &chain->shapes_size));
+    TRY(numbers(api, info, "places", &chain->places, &chain->places_size));
+    TRY(ort_attribute_int(api, info, "memory", &chain->memory));
+    TRY(ort_attribute_int(api, info, "inputs", &chain->inputs));
+    TRY(ort_attribute_int(api, info, "threads", &chain->threads));
+    for (size_t at = 0; at < chain->shapes_size; at += 1 + (size_t)chain->shapes[at])
+        chain->outputs++;
+    for (size_t at = 0; at < chain->links_size;) {
+        const Link *link = (const Link *)(chain->links + at);
+        const int64_t room = OPERATIONS[link->operation].room(link + 1);
+        chain->room = chain->room > room ? chain->room : room;
+        at += (sizeof *link + OPERATIONS[link->operation].size) / sizeof *chain->links;
+    }
+    return NULL;
+}
+
+static OrtStatus *ORT_CALL chain_create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
     (void)self;
-    Elu op = {.api = api, .kernels = kernels(), .size = 1};
-    size_t rank = 4;
-    TRY(ort_attribute_ints(api, info, "size", op.shape, &rank));
-    TRY(ort_attribute_int(api, info, "threads", &op.threads));
-    op.rank = (int64_t)rank;
-    for (size_t i = 0; i < rank; i++)
-        op.size *= op.shape[i];
-    return keep(api, &op, sizeof op, kernel);
+    Chain *chain = calloc(1, sizeof *chain);
+    if (!chain)
+        return ort_status(api, "no memory for a chain of operations");
+    chain->api = api;
+    chain->kernels = kernels();
+    OrtStatus *status = chain_read(chain, info);
+    if (status)
+        chain_destroy(chain);
+    else
+        *kernel = chain;
+    return status;
 }
 
 // -- registration -------------------------------------------------------------------------------------------------------------
 
-typedef struct Operation {
-    OrtCustomOp op; // first, so that what ONNX Runtime hands back is the whole
-    const char *name;
-    size_t inputs, required;
-    int types[10];
-} Operation;
-
-#define OF(op) ((const Operation *)(op))
-
-static const char *ORT_CALL name(const OrtCustomOp *op) { return OF(op)->name; }
 static const char *ORT_CALL provider(const OrtCustomOp *op) { return (void)op, (const char *)NULL; }
-static size_t ORT_CALL input_count(const OrtCustomOp *op) { return OF(op)->inputs; }
-static int ORT_CALL input_type(const OrtCustomOp *op, size_t i) { return OF(op)->types[i]; }
-static int ORT_CALL input_kind(const OrtCustomOp *op, size_t i) { return i < OF(op)->required ? ORT_REQUIRED : ORT_OPTIONAL; }
-static int ORT_CALL memory_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, 0; }
-static size_t ORT_CALL output_count(const OrtCustomOp *op) { return (void)op, 1; }
-static int ORT_CALL output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
-static int ORT_CALL output_kind(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
-static int ORT_CALL version(const OrtCustomOp *op) { return (void)op, 1; }
+static size_t ORT_CALL one(const OrtCustomOp *op) { return (void)op, 1; }
+static int ORT_CALL any(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_ANY; }
+static int ORT_CALL floats(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
+static int ORT_CALL many(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_VARIADIC; }
+static int ORT_CALL anywhere(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, 0; }
+static int ORT_CALL yes(const OrtCustomOp *op) { return (void)op, 1; }
+static int ORT_CALL no(const OrtCustomOp *op) { return (void)op, 0; }
 
-#define CALLBACKS(CREATE, COMPUTE) \
-    {.version = ORT_VERSION,       \
-     .name = name,                 \
-     .provider = provider,         \
-     .input_type = input_type,     \
-     .input_count = input_count,   \
-     .output_type = output_type,   \
-     .output_count = output_count, \
-     .destroy = free,              \
-     .input_kind = input_kind,     \
-     .output_kind = output_kind,   \
-     .input_memory = memory_kind,  \
-     .create2 = CREATE,            \
-     .compute2 = COMPUTE,          \
-     .first_version = version,     \
-     .last_version = version}
-
-static const Operation OPERATIONS[] = {
-    {CALLBACKS(product_create, product_compute),
-     "Product",
-     10,
-     2,
-     {ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_UINT8, ORT_ANY, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT}},
-    {CALLBACKS(attend_create, attend_compute),
-     "Attend",
-     10,
-     6,
-     {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_ANY, ORT_ANY, ORT_INT64, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT}},
-    {CALLBACKS(embed_create, embed_compute), "Embed", 3, 2, {ORT_INT64, ORT_FLOAT, ORT_FLOAT}},
-    {CALLBACKS(elu_create, elu_compute), "Elu", 1, 1, {ORT_FLOAT}},
+static const OrtCustomOp CHAIN = {
+    .version = ORT_VERSION,
+    .name = chain_name,
+    .provider = provider,
+    .input_type = any,
+    .input_count = one,
+    .output_type = floats,
+    .output_count = one,
+    .destroy = chain_destroy,
+    .input_kind = many,
+    .output_kind = many,
+    .input_memory = anywhere,
+    .variadic_input_least = yes,
+    .variadic_input_same = no,
+    .variadic_output_least = yes,
+    .variadic_output_same = yes,
+    .create2 = chain_create,
+    .compute2 = chain_compute,
+    .first_version = yes,
+    .last_version = yes,
 };
 
 // What ONNX Runtime calls when the library is registered with a session's options.
@@ -489,8 +514,7 @@ ORT_EXPORT OrtStatus *ORT_CALL RegisterCustomOps(OrtSessionOptions *options, con
     const OrtApi *api = base->get_api(ORT_VERSION);
     OrtCustomOpDomain *domain;
     TRY(ort_create_domain(api, "clearline", &domain));
-    for (size_t i = 0; i < sizeof OPERATIONS / sizeof *OPERATIONS; i++)
-        TRY(ort_domain_add(api, domain, &OPERATIONS[i].op));
+    TRY(ort_domain_add(api, domain, &CHAIN));
     return ort_add_domain(api, options, domain);
 }
 

@@ -28,8 +28,8 @@ typedef struct OrtApiBase {
     const char *(ORT_CALL *get_version)(void);
 } OrtApiBase;
 
-enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT64 = 7 }; // types of elements
-enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
+enum { ORT_ANY = 0, ORT_FLOAT = 1 }; // types of elements
+enum { ORT_VARIADIC = 2 };           // as many inputs, or outputs, as a node has
 
 struct OrtCustomOp {
     uint32_t version;
@@ -74,9 +74,6 @@ static inline OrtStatus *ort_add_domain(const OrtApi *api, OrtSessionOptions *op
 static inline OrtStatus *ort_data(const OrtApi *api, OrtValue *value, void **data) {
     return ORT_ENTRY(api, 51, OrtValue *, void **)(value, data);
 }
-static inline OrtStatus *ort_attribute_float(const OrtApi *api, const OrtKernelInfo *info, const char *name, float *out) {
-    return ORT_ENTRY(api, 85, const OrtKernelInfo *, const char *, float *)(info, name, out);
-}
 static inline OrtStatus *ort_attribute_int(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t *out) {
     return ORT_ENTRY(api, 86, const OrtKernelInfo *, const char *, int64_t *)(info, name, out);
 }
@@ -87,17 +84,7 @@ static inline OrtStatus *ort_output(const OrtApi *api, OrtKernelContext *context
                                     OrtValue **value) {
     return ORT_ENTRY(api, 91, OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **)(context, index, shape, rank, value);
 }
-// The first `rank` dimensions of a tensor that has so many.
-static inline OrtStatus *ort_shape(const OrtApi *api, const OrtValue *value, int64_t *shape, size_t rank) {
-    void *type;
-    OrtStatus *status = ORT_ENTRY(api, 65, const OrtValue *, void **)(value, &type);
-    if (status)
-        return status;
-    status = ORT_ENTRY(api, 62, const void *, int64_t *, size_t)(type, shape, rank);
-    ((void(ORT_CALL *)(void *))((void *const *)(api))[99])(type);
-    return status;
-}
-// At most *size of them; *size becomes their number.
+// At most *size of them; *size becomes their number, which is all that happens where out is NULL.
 static inline OrtStatus *ort_attribute_ints(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t *out,
                                             size_t *size) {
     return ORT_ENTRY(api, 163, const OrtKernelInfo *, const char *, int64_t *, size_t *)(info, name, out, size);
