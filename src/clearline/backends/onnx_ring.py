@@ -46,6 +46,10 @@ class OrtRing(Ring):
             for array in self._unwritten():
                 array[:, :, first : self._marked] = np.nan
 
+    def settle(self, position: int) -> None:
+        if position + 2 * self.rows > self._marked or position + self.rows > self.capacity:
+            super().settle(position)  # else everything is where it belongs
+
     def _unwritten(self) -> list[np.ndarray]:
         """The arrays that are NaN where nothing was written."""
         return [self.k]

@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from clearline.backends import native
 from clearline.backends.onnx_layout import Layout, arrange
-from clearline.backends.onnx_ring import Int8Ring, OrtRing, ring_class
+from clearline.backends.onnx_ring import Int8Ring, ring_class
 from clearline.backends.onnx_trace import trace
 from clearline.backends.pages import HugeMemory
 from clearline.backends.wanted import Device, Wanted, only
@@ -34,8 +34,12 @@ class _OnnxProgram:
         graph = trace(step, weights, state, inputs, int8, backend.native, backend.bits, backend.threads)
         self._graph = graph
         self._inputs = {name: np.int64 if spec.ids else np.float32 for name, spec in inputs.items()}
-        rows = {name for names in graph.rings.values() for name in names} | set(graph.in_place.values())
-        self._fetched = [*graph.carries.values(), *graph.outputs.values(), *rows]
+        rings = {path: (".k", ".v", ".k_scale", ".v_scale")[: 4 if path in int8 else 2] for path in (*graph.rings, *graph.in_place)}
+        self._rings = [(path, [path + part for part in parts]) for path, parts in rings.items()]
+        fed = {*self._inputs, *graph.carries}
+        positions = [name for name in graph.in_place.values() if name not in fed]
+        rows = [name for names in graph.rings.values() for name in names]
+        self._fetched = list(dict.fromkeys([*graph.carries.values(), *graph.outputs.values(), *rows, *positions]))
         options = backend.session_options(graph.threads)
         values = [backend.value(name, weight, layout) for name, (weight, layout) in graph.weights.items()]
         options.add_external_initializers(list(graph.weights), values)
@@ -49,18 +53,18 @@ class _OnnxProgram:
         graph = self._graph
         feeds: dict[str, Any] = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
         for path in graph.carries:
-            feeds[path] = _array(state[path])
-        for path in (*graph.rings, *graph.in_place):
-            for part, value in _ring(state[path]).values.items():
-                feeds[path + part] = value
+            feeds[path] = state[path]
+        for path, names in self._rings:
+            feeds.update(zip(names, state[path].values.values(), strict=True))
         fetched = self._run_bound(state, feeds) if graph.returned else self._run(self._fetched, feeds, None)
         results = dict(zip(self._fetched, fetched, strict=True))
+        positions = {name: int((feeds[name] if name in feeds else results[name])[0]) for name in set(graph.in_place.values())}
         for path, name in graph.carries.items():
             state[path] = results[name]
         for path, (new_k, new_v, position) in graph.rings.items():
-            _ring(state[path]).commit(results[new_k], results[new_v], results[position])
+            state[path].commit(results[new_k], results[new_v], results[position])
         for path, name in graph.in_place.items():
-            _ring(state[path]).settle(int(results[name][0]))
+            state[path].settle(positions[name])
         return {name: results[edge] for name, edge in graph.outputs.items()}
 
     def _run_bound(self, state: Mapping[str, Leaf], feeds: Mapping[str, Any]) -> list[np.ndarray]:
@@ -72,23 +76,13 @@ class _OnnxProgram:
             else:
                 binding.bind_ortvalue_input(name, value)
         for path, names in self._graph.returned.items():
-            values = _ring(state[path]).values
+            values = state[path].values
             for name, part in zip(names, (".k", ".v"), strict=True):
                 binding.bind_ortvalue_output(name, values[part])
         for name in self._fetched:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         return [value.numpy() for value in binding.get_outputs()[2 * len(self._graph.returned) :]]
-
-
-def _ring(leaf: Leaf) -> OrtRing:
-    assert isinstance(leaf, OrtRing)
-    return leaf
-
-
-def _array(leaf: Leaf) -> np.ndarray:
-    assert isinstance(leaf, np.ndarray)
-    return leaf
 
 
 class Onnx:

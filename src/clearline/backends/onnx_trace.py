@@ -30,7 +30,7 @@ class Graph:
     weights: dict[str, tuple[Weight, Layout]]
     carries: dict[str, str]  # state path -> output name
     rings: dict[str, tuple[str, str, str]]  # state path -> names of the new rows' keys, values and position
-    in_place: dict[str, str]  # state path of a ring that the step itself writes -> name of its position
+    in_place: dict[str, str]  # state path of a ring that the step itself writes -> name of its position, an input or an output
     returned: dict[str, tuple[str, str]]  # state path of such a ring whose arrays are outputs -> names of keys and values
     outputs: dict[str, str]
 
@@ -77,11 +77,13 @@ def trace(
     exported: dict[str, Edge] = {}
 
     def export(edge: Edge) -> str:
-        # An input may be an output too (a carry passed through), so every output gets a name of its own.
-        name = f"{edge.name}.out"
-        if name not in exported:
-            ops.nodes.append(helper.make_node("Identity", [edge.name], [name], name=name))
-            exported[name] = edge
+        name = edge.name
+        if not any(name in node.output for node in ops.nodes):
+            # An input, or a constant, needs another name to be an output too.
+            name = f"{edge.name}.out"
+            if name not in exported:
+                ops.nodes.append(helper.make_node("Identity", [edge.name], [name], name=name))
+        exported[name] = edge
         return name
 
     carries = {path: export(leaf) for path, leaf in view.new.items() if isinstance(leaf, Edge)}
@@ -90,7 +92,12 @@ def trace(
         for path, leaf in view.new.items()
         if isinstance(leaf, RowEdges)
     }
-    in_place = {path: export(leaf.position) for path, leaf in view.new.items() if isinstance(leaf, InPlaceEdges)}
+    given = {value.name for value in graph_inputs}
+    in_place = {
+        path: leaf.position.name if leaf.position.name in given else export(leaf.position)
+        for path, leaf in view.new.items()
+        if isinstance(leaf, InPlaceEdges)
+    }
     # These arrays leave the graph as they are: an Identity would copy them.
     whole = {path: leaf.arrays for path, leaf in view.new.items() if isinstance(leaf, InPlaceEdges) and leaf.arrays is not None}
     returned = {path: (k.name, v.name) for path, (k, v) in whole.items()}
