@@ -167,6 +167,16 @@ def test_bias_factor_and_sum_are_part_of_the_product():
     assert all(nmse(outputs[name], expected[name]) < 1e-12 for name in "yz")
 
 
+def test_a_chain_has_room_for_its_neediest():
+    weight, gain = matrix("w", 256, 1024, 8, 32, "symmetric"), Weight("gain", np.ones((1, 1, 1024), np.float32))
+
+    def step(ops, w, s, i):
+        return {"y": ops.activation(ops.linear(ops.rms_norm(i["x"], gain, 1e-8), weight), "elu")}
+
+    x = np.random.default_rng(11).standard_normal((1, 3, 1024), np.float32)
+    assert nmse(run(Onnx(2), step, x=x)["y"], run(Numpy64(), step, x=x)["y"]) < 1e-7
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_results_that_live_together_do_not_touch(seed):
     rng = np.random.default_rng(seed)
