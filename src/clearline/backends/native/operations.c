@@ -88,7 +88,7 @@ static OrtStatus *shared(const Run *run, Part part, int64_t count, int64_t grain
 #endif
 }
 
-// Each operation is a record of whole numbers, as `onnx_chain.py` writes them, and three functions' worth of code: the room it
+// Each operation is a record of whole numbers, as `onnx_chain.py` writes them, and two functions: the room it
 // needs, and what it does with its operands (NULL where one is left out).
 
 // -- Product ------------------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ static OrtStatus *elu_run(const Run *run, const void *of, void *const *operands,
 
 // -- Chain --------------------------------------------------------------------------------------------------------------------
 
-enum { OPERANDS = 10, MOST_RANK = 5, LINE = 64 };
+enum { OPERANDS = 10, LINE = 64 };
 
 // In the order of `onnx_chain.py`.
 static const struct {
@@ -386,7 +386,8 @@ static OrtStatus *ORT_CALL chain_compute(void *kernel, OrtKernelContext *context
     const size_t entries = 1 + (size_t)chain->inputs + chain->outputs + chain->places_size;
     char *memory = NULL;
 #if TEAM
-    team_wake(); // by the first work that is shared, helpers are awake
+    if (chain->threads > 1)
+        team_wake(); // by the first work that is shared, helpers are awake
     memory = atomic_exchange(&chain->spare, NULL);
 #endif
     if (!memory && !(memory = malloc(entries * sizeof(void *) + (size_t)(chain->room + chain->memory) + 2 * LINE)))
