@@ -337,3 +337,24 @@ def test_attention_is_that_of_float64_past_the_wrap(monkeypatch, name, dim, rows
         given = {"x": rng.standard_normal((1, rows, wide), np.float32), "p": np.array([position])}
         y, expected = (program.run(state, given)["y"] for program, state in zip(programs, states, strict=True))
         assert nmse(y, expected) < 1e-12
+
+
+def test_a_part_of_what_was_turned_is_not_turned_by_itself():
+    dim, context, rng = 32, 9, np.random.default_rng(12)
+    ring = StateSpec("ring", "ring", (1, 1, context - 1, dim))
+
+    def step(ops, w, s, i):
+        turned = ops.rope(i["x"], i["p"], 10_000.0, "interleaved")  # one head, twice as wide as those that attend
+        q, k = ops.split(turned, (dim, dim), 3)
+        y, new = ops.ring_attend(q, k, i["v"], s.take("ring"), i["p"], context, 1)
+        s.put("ring", new)
+        return {"y": y}
+
+    inputs = {"x": InputSpec((1, 1, 1, 2 * dim)), "v": InputSpec((1, 1, 1, dim)), "p": InputSpec((1,), True)}
+    backends = [Onnx(), Numpy64()]
+    programs = [backend.compile(step, {}, [ring], inputs) for backend in backends]
+    states = [backend.state([ring]) for backend in backends]
+    for position in range(3 * context):
+        given = {name: rng.standard_normal(inputs[name].shape, np.float32) for name in "xv"} | {"p": np.array([position])}
+        y, expected = (program.run(state, given)["y"] for program, state in zip(programs, states, strict=True))
+        assert nmse(y, expected) < 1e-12

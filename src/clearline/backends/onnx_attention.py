@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from clearline.backends.native import MOST_DIM, SCALED
-from clearline.backends.onnx_graph import Edge, GraphOps, Slice
+from clearline.backends.onnx_graph import DOMAIN, Edge, GraphOps, Slice
 from clearline.errors import BackendError
 
 
@@ -102,9 +102,8 @@ class AttentionOps(GraphOps):
             table = [self.reshape(part, (rows, dim // 2)) for part in (cos, sin)]
             inputs = [self.reshape(x, (1, rows, heads * dim)), self.constant(np.arange(rows)[None]), *table]
             flat = self.emit_many("RotaryEmbedding", inputs, [(1, rows, heads * dim)], interleaved=int(layout == "interleaved"))
-            y = self.reshape(flat[0], x.shape)
             self.origin[flat[0].name] = Turned(x, Turn(cos, sin, layout == "interleaved"))
-            return y
+            return self.reshape(flat[0], x.shape)
         half = (batch, rows, heads, dim // 2)
         if layout == "interleaved":
             pairs = self.reshape(x, (*half, 2))
@@ -159,7 +158,7 @@ class AttentionOps(GraphOps):
                 *(place.edge for place in places), ring.k, ring.v, position, *(ring.scales or (None, None)),
                 *((self.flat(turn.cos), self.flat(turn.sin)) if turn else ()),
             ],
-            q.shape, domain="clearline",
+            q.shape, domain=DOMAIN,
             at=[number for place in places for number in (place.start, place.stride)], rows=rows, heads=heads,
             kv_heads=k.shape[2], dim=dim, capacity=ring.capacity, interleaved=int(turn is not None and turn.interleaved),
         )  # fmt: skip
@@ -167,7 +166,7 @@ class AttentionOps(GraphOps):
 
     def _heads_of(self, x: Edge) -> Heads:
         """Where heads [1, T, H, D] lie, however they were cut out and turned."""
-        start, turn, rows = 0, None, x.shape[:2]
+        start, turn, rows, dim = 0, None, x.shape[:2], x.shape[3]
         while True:
             source, stride = self.flat(x), math.prod(x.shape[2:])
             made = self.origin.get(source.name)
@@ -179,7 +178,7 @@ class AttentionOps(GraphOps):
             ):
                 start += made.start * math.prod(made.source.shape[made.axis + 1 :])
                 x = made.source
-            elif isinstance(made, Turned) and turn is None:
+            elif isinstance(made, Turned) and turn is None and made.source.shape[3] == dim:
                 turn, x = made.turn, made.source
             else:
                 return Heads(source, start, stride, turn)

@@ -12,6 +12,8 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from clearline.backends.onnx_graph import DOMAIN
+
 # In the order of `native/operations.c`: each with what its record holds.
 _RECORDS = {
     "Product": ("K", "N", "bits", "group", "narrow", "rows", "step", "gated", "eps"),
@@ -20,7 +22,6 @@ _RECORDS = {
     "Elu": ("size",),
 }
 _OPERANDS, _LINE = 10, 64
-DOMAIN = "clearline"
 
 
 def chained(

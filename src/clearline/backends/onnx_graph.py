@@ -13,6 +13,9 @@ from onnx import helper
 from clearline.backends.onnx_layout import Layout, layout_shape
 from clearline.ops import Weight
 
+# Of Clearline's own operations.
+DOMAIN = "clearline"
+
 
 class Edge:
     """A graph edge: a name, a static shape, and whether it carries int64 ids or float32."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from clearline.backends.onnx_attention import AttentionOps
 from clearline.backends.onnx_convolution import ConvolutionOps
-from clearline.backends.onnx_graph import Edge
+from clearline.backends.onnx_graph import DOMAIN, Edge
 from clearline.backends.onnx_products import Norm, Silu
 from clearline.ops import Weight
 
@@ -46,7 +46,7 @@ class TraceOps(AttentionOps, ConvolutionOps):
 
     def _elu(self, x: Edge, alpha: float) -> Edge:
         if alpha == 1 and "Elu" in self.native:
-            return self.emit("Elu", [self.flat(x)], x.shape, domain="clearline", size=math.prod(x.shape))
+            return self.emit("Elu", [self.flat(x)], x.shape, domain=DOMAIN, size=math.prod(x.shape))
         # ONNX Runtime's own Elu rounds differently where threads divide its input. With e^x - 1 >= x, and equal signs,
         # the larger of x and e^min(x,0) - 1 is the ELU of alpha 1.
         zero, one = (self.constant(np.array(i, np.float32)) for i in (0, 1))

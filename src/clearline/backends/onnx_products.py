@@ -1,4 +1,4 @@
-"""Matrix products as one node each, with what stands before and after them in a layer: norm or gate, bias, scale, residual sum.
+"""Products, and embeddings, each with what stands around it in a layer: norm or gate before, bias, scale, residual sum after.
 
 Where Clearline's own operations run (`clearline.backends.native`) they take matrices in panels of 16 rows, and round the
 activations that meet quantised weights to 16 bits; elsewhere ONNX Runtime's `MatMul` and `MatMulNBits` do it, which rounds them
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clearline.backends.onnx_graph import Edge, GraphOps, Slice
+from clearline.backends.onnx_graph import DOMAIN, Edge, GraphOps, Slice
 from clearline.backends.onnx_panels import GROUP, PANEL, Kind, matrix_shape
 from clearline.ops import Weight
 
@@ -119,7 +119,7 @@ class ProductOps(GraphOps):
     def _emit_product(self, product: Product) -> Edge:
         shape = (*product.outer, product.attributes["N"])
         inputs = [edge and self.flat(edge) for edge in (*product.matrix, product.bias, product.factor, product.residual)]
-        y = self.emit("Product", inputs, shape, domain="clearline", **product.attributes)
+        y = self.emit("Product", inputs, shape, domain=DOMAIN, **product.attributes)
         self.origin[y.name] = product
         return y
 
@@ -167,7 +167,7 @@ class ProductOps(GraphOps):
         shape = (*embed.ids.shape, dim)
         inputs = [ids, self.weight(embed.table), residual and self.flat(residual)]
         count = math.prod(embed.ids.shape)
-        return self.emit("Embed", inputs, shape, domain="clearline", count=count, dim=dim, at=at, rows=rows)
+        return self.emit("Embed", inputs, shape, domain=DOMAIN, count=count, dim=dim, at=at, rows=rows)
 
     def _gated(self, a: object, b: object) -> Edge | None:
         """The edge whose halves are multiplied, the first after a silu."""

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 
 from clearline.backends.native import SCALED
 from clearline.backends.onnx_attention import InPlaceEdges, RingEdges, RowEdges
-from clearline.backends.onnx_chain import DOMAIN, chained
-from clearline.backends.onnx_graph import Edge
+from clearline.backends.onnx_chain import chained
+from clearline.backends.onnx_graph import DOMAIN, Edge
 from clearline.backends.onnx_layout import Layout, layout_shape, layout_type
 from clearline.backends.onnx_ops import TraceOps
 from clearline.ops import InputSpec, State, StateSpec, StepFunction, Weight, Weights, as_ops

@@ -1,4 +1,4 @@
-"""Clearline's own operations for ONNX Runtime, compiled when the package is built: products with quantised matrices, attention.
+"""Clearline's own operations for ONNX Runtime, compiled when the package is built: products, attention, embeddings, ELU.
 
 `operations.c` says what they compute, `kernels.c` how.
 """

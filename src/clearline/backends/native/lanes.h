@@ -43,7 +43,6 @@ typedef int8_t Signed __attribute__((vector_size(LANES)));
 INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE Floats smaller(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE Ints nearest(Floats x) { return (Ints)_mm512_cvtps_epi32((__m512)x); }
-INLINE Ints from_int8(const void *at) { return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128(at)); }
 INLINE Ints from_int16(const void *at) { return (Ints)_mm512_cvtepi16_epi32(_mm256_loadu_si256(at)); }
 INLINE Ints from_uint16(const void *at) { return (Ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256(at)); }
 INLINE Ints from_uint8(const void *at) { return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128(at)); }
@@ -58,7 +57,6 @@ INLINE Words pairs_high(Words a, Words b) { return (Words)_mm512_unpackhi_epi16(
 INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE Floats smaller(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
 INLINE Ints nearest(Floats x) { return (Ints)_mm256_cvtps_epi32((__m256)x); }
-INLINE Ints from_int8(const void *at) { return (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64(at)); }
 INLINE Ints from_int16(const void *at) { return (Ints)_mm256_cvtepi16_epi32(_mm_loadu_si128(at)); }
 INLINE Ints from_uint16(const void *at) { return (Ints)_mm256_cvtepu16_epi32(_mm_loadu_si128(at)); }
 INLINE Ints from_uint8(const void *at) { return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64(at)); }
@@ -86,7 +84,6 @@ INLINE Ints nearest(Floats x) {
         y[i] = (int32_t)__builtin_rintf(x[i]);
     return y;
 }
-INLINE Ints from_int8(const void *at) { return __builtin_convertvector(load(Signed, at), Ints); }
 INLINE Ints from_int16(const void *at) { return __builtin_convertvector(load(Halves, at), Ints); }
 INLINE Ints from_uint16(const void *at) { return __builtin_convertvector(load(Shorts, at), Ints); }
 INLINE Ints from_uint8(const void *at) { return __builtin_convertvector(load(Bytes, at), Ints); }

@@ -206,16 +206,16 @@ INLINE void begin(const Matrix *m, int64_t first) {
 }
 
 // Each kind of matrix as code of its own, and the usual group too. A panel is read once and serves every vector.
-#define PANELS(BITS, NARROW, ZEROS, BIASES, GROUP) \
-    for (int64_t p = first; p < last; p++)         \
-        for (int64_t i = 0; i < count; i++)        \
+#define EACH_PANEL(BITS, NARROW, ZEROS, BIASES, GROUP) \
+    for (int64_t p = first; p < last; p++)             \
+        for (int64_t i = 0; i < count; i++)            \
             panel(m, x + i, p, i, after, y, BITS, NARROW, ZEROS, BIASES, GROUP);
 #define KIND(BITS, NARROW, ZEROS, BIASES)                                                         \
     if (m->bits == BITS && m->narrow == NARROW && !m->zeros == !ZEROS && !m->biases == !BIASES) { \
         if (m->group == 32) {                                                                     \
-            PANELS(BITS, NARROW, ZEROS, BIASES, 32)                                               \
+            EACH_PANEL(BITS, NARROW, ZEROS, BIASES, 32)                                           \
         } else {                                                                                  \
-            PANELS(BITS, NARROW, ZEROS, BIASES, m->group)                                         \
+            EACH_PANEL(BITS, NARROW, ZEROS, BIASES, m->group)                                     \
         }                                                                                         \
         return;                                                                                   \
     }
