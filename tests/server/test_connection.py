@@ -225,13 +225,15 @@ def test_the_settings_of_a_client_reach_the_model():
             return super().settings(query, base)
 
     async def scenario(made, clock):
-        good, bad = Socket(), Socket()
-        bad_serving = asyncio.create_task(Connection(bad, Odd(), made).serve({"bad": "1"}))
-        good_serving = asyncio.create_task(Connection(good, Odd(), made).serve({"seed": "77", "preset": "greedy"}))
+        good, bad, torn = Socket(), Socket(), Socket()
+        bad_serving = asyncio.create_task(Connection(bad, Odd(), made).serve([("bad", "1")]))
+        good_serving = asyncio.create_task(Connection(good, Odd(), made).serve([("seed", "77"), ("preset", "greedy")]))
         good.says(BYE)
         await asyncio.gather(bad_serving, good_serving)
-        return good, bad
+        await Connection(torn, PcmProtocol(), made).serve([("seed", "7"), ("preset", "greedy"), ("seed", "8")])
+        return good, bad, torn
 
-    good, bad = run(scenario, open_engine=opener)
+    good, bad, torn = run(scenario, open_engine=opener)
     assert opened[-1].seed == 77 and good.objects[0]["preset"] == "greedy" and good.objects[0]["seed"] == "77"
     assert bad.objects == [{"type": "error", "code": "bad_settings", "message": "bad is no setting"}] and bad.code == 1008
+    assert torn.objects == [{"type": "error", "code": "bad_settings", "message": "seed is given twice, as '7' and '8'"}]

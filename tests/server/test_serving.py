@@ -89,6 +89,17 @@ def test_a_conversation_from_end_to_end():
     assert said[-1] == {"type": "end"} and socket.close_code == 1000
 
 
+def test_an_address_says_each_thing_once():
+    async def ask(address):
+        async with connect(f"ws://{address}/api/pcm?seed=7&seed=8") as socket:
+            return *(await read(socket)), socket.close_code
+
+    with running() as (address, _):
+        sound, said, code = asyncio.run(ask(address))
+    assert (sound, code) == (b"", 1008)
+    assert said == [{"type": "error", "code": "bad_settings", "message": "seed is given twice, as '7' and '8'"}]
+
+
 def test_many_at_once_get_each_their_own():
     async def scenario(address):
         recordings = [np.full(20 * FRAME, 100 * (i + 1), "<i2") for i in range(8)]

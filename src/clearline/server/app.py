@@ -167,7 +167,7 @@ async def _serve(socket: WebSocket, protocol: Protocol) -> None:
     serving.sockets += 1
     try:
         await socket.accept()
-        query = {name: value for name, value in socket.query_params.items() if name not in _NO_SETTINGS}
+        query = [(name, value) for name, value in socket.query_params.multi_items() if name not in _NO_SETTINGS]
         await Connection(socket, protocol, serving.hub).serve(query)
     finally:
         serving.sockets -= 1

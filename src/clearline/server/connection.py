@@ -11,6 +11,7 @@ from clearline.server.hub import Hub, NoRoomError
 from clearline.server.logs import event
 from clearline.server.pace import Pace
 from clearline.server.protocols import Answer, EndOfInput, Heard, Message, Protocol, ProtocolError, Start, Welcome
+from clearline.server.settings import said_once
 from clearline.server.state import End, State
 
 REPORT_SECONDS = 1.0
@@ -25,10 +26,11 @@ class Connection:
         self._hub = hub
         self._limits = hub.limits
 
-    async def serve(self, query: Mapping[str, str]) -> None:
-        """From the client's wishes to the last close; never raises for anything a client does."""
+    async def serve(self, address: Iterable[tuple[str, str]]) -> None:
+        """From the client's wishes to the last close; never raises for anything a client does. address: names and values of
+        its query."""
         try:
-            query = await self._wishes() if self._protocol.waits else query
+            query = await self._wishes() if self._protocol.waits else said_once(address)
             offer = self._hub.offer(self._protocol.model(query))
             config = self._protocol.settings(query, offer.defaults)
             conversation = await self._hub.open(offer, config, self._protocol.encode, self._protocol.name)

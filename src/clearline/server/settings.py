@@ -1,6 +1,6 @@
 """What a client may choose about its conversation, from the query of its address."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from clearline.config import GenerationConfig, Sampling, preset
@@ -34,6 +34,16 @@ KYUTAI_NAMES = {
     "repetition_penalty": "repetition_penalty",
     "repetition_penalty_context": "repetition_context",
 }
+
+
+def said_once(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What an address says, by name. Raises ConfigError for a name that it says twice: which of them is meant?"""
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name in query:
+            raise ConfigError(f"{name[:40]} is given twice, as {query[name][:40]!r} and {value[:40]!r}")
+        query[name] = value
+    return query
 
 
 def settings(query: Mapping[str, str], base: GenerationConfig) -> GenerationConfig:
