@@ -64,6 +64,15 @@ def test_a_backend_that_computes_wrong_numbers_is_named_with_the_operation(clear
     assert "operations right" not in answer.out and "ms a frame" not in answer.out
 
 
+def test_a_library_that_throws_what_nobody_expects_is_a_finding(clearline, monkeypatch):
+    def panics(backend):
+        raise ValueError("Cannot get gpu stream without gpu backend.")
+
+    monkeypatch.setattr("clearline.lab.backends.self_test", panics)
+    answer = clearline("backends", "--model", MODEL, "--frames", 3)
+    assert answer.code == 0 and "CANNOT BE USED: ValueError: Cannot get gpu stream without gpu backend." in answer.out
+
+
 @needs_torch
 def test_a_device_that_is_not_here(clearline):
     answer = clearline("backends", "--model", MODEL, "--frames", 0, "--device", "cuda:7")
@@ -79,6 +88,11 @@ def test_compare_every_installed_backend(clearline, hello):
     assert all(run["identical"] and run["equal_frames"] == run["frames"] == FRAMES and run["frame_ms"] > 0 for run in runs)
     assert all(0 < run["logit_error"] < 1e-4 for run in runs[1:])
     assert all(run["hashes"].keys() == {"input", "weights", "codec_weights", "config"} and run["version"] for run in runs)
+
+
+def test_one_frame_is_timed_too(clearline, hello):
+    answer = clearline("compare", "--backends", "onnx,numpy64", hello, "--model", MODEL, "--frames", 1, "--json")
+    assert answer.code == 0 and all(run["frames"] == 1 and run["frame_ms"] > 0 for run in json.loads(answer.out))
 
 
 @needs_torch
@@ -115,6 +129,7 @@ def test_the_first_difference_and_its_margin(clearline, hello):
         (["--backends", "onnx,onnx/cuda"], "no device 'cuda'"),
         (["--backends", "onnx,onnx/bfloat16"], "does not compute in 'bfloat16'"),
         (["other.wav", "--backends", "onnx,numpy64"], "nothing else to compare"),
+        (["--backends", "onnx,numpy64", "--tolerance", "1e-4"], "--tolerance is for numbers; --backends compares tokens"),
     ],
 )
 def test_what_cannot_be_compared(clearline, hello, arguments, message):

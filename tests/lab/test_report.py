@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,7 +18,9 @@ from markupsafe import Markup
 from clearline.audio import Recording
 from clearline.errors import ClearlineError
 from clearline.generate.text import Word
+from clearline.lab.backends import BackendRun
 from clearline.lab.compare import compare, compare_sides
+from clearline.lab.compare.choice import Choice
 from clearline.lab.doctor import Check, Diagnosis, Evidence, Finding
 from clearline.lab.judge import Judgement, Rates
 from clearline.lab.judge import Testimony as Said
@@ -27,6 +30,7 @@ from clearline.lab.report import (
     Report,
     Section,
     Table,
+    backends_report,
     compare_report,
     doctor_report,
     judge_report,
@@ -304,3 +308,12 @@ def test_in_a_browser(browser, tmp_path, width, media):
     blue = (image[..., 2] - image[..., 0] > 80).sum(1)
     assert blue.argmax() == pytest.approx(image.shape[0] / 2, abs=6)
     page.close()
+
+
+def test_the_page_of_several_backends_has_the_margins_of_the_table():
+    choice = Choice("audio 2", 7, 10, 28, 0.054, 0.16, 0.2, "same noise")
+    first = BackendRun("onnx", "cpu", "float32", 9, 1.0, 9)
+    other = replace(first, name="torch/bfloat16", equal_frames=7, boundary="audio_tokens", choice=choice)
+    words = "audio_tokens differs: audio 2 10 or 28 (margins 5.4e-02 and 1.6e-01, logits 2.0e-01 apart: a tie)"
+    page = render(backends_report("hello.wav", [first, other]))
+    assert other.tokens == f"identical up to frame 7, then {words}" and other.tokens in page and "9 frames" in page

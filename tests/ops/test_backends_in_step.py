@@ -10,6 +10,7 @@ from helpers.checkpoints import BACKENDS
 from clearline.backends import get_backend
 from clearline.backends.numpy64 import Numpy64, NumpyOps
 from clearline.backends.selftest import BUDGETS, Measured, SelfTest, cases, measure, nmse, self_test
+from clearline.errors import BackendError
 from clearline.ops.interface import OpsOf
 
 OPERATIONS = {name: function for name, function in vars(OpsOf).items() if not name.startswith("_")}
@@ -102,6 +103,17 @@ def test_an_operation_that_raises_is_named_with_what_it_raised():
         raise RuntimeError("no kernel image is available")
 
     assert "rms_norm (RuntimeError: no kernel image is available)" in self_test(broken("rms_norm", raises)).fault
+
+
+def test_a_device_that_fails_stops_the_test_and_says_so_itself():
+    """A full card computes no wrong numbers, and would refuse every operation."""
+
+    def full(right, *given):
+        raise BackendError("cuda is out of memory: quantise the model")
+
+    with pytest.raises(BackendError) as told:
+        self_test(broken("rms_norm", full))
+    assert str(told.value) == "the self-test of numpy64 stopped at rms_norm: cuda is out of memory: quantise the model"
 
 
 def test_a_long_list_of_faults_is_cut():

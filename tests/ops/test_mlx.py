@@ -278,6 +278,15 @@ class TestWithoutGpu:
         mlx_run._say_once.cache_clear()
         assert get_backend("mlx", device="cpu").device == "cpu" and not caplog.text
 
+    def test_a_gpu_that_is_found_and_does_not_start_is_refused(self, monkeypatch):
+        from clearline.backends import mlx_devices
+
+        mlx_devices._start_fault.cache_clear()
+        monkeypatch.setattr(mlx_devices.mx.metal, "is_available", lambda: True)  # this build has nothing to start
+        with pytest.raises(BackendError, match="device metal cannot be used: the GPU that MLX finds does not start"):
+            get_backend("mlx", device="metal")
+        assert get_backend("mlx").device == "cpu" and mlx_devices.devices()[0].fault.endswith("without gpu backend")
+
 
 @pytest.mark.skipif(gpu()[0] == "metal", reason="this is a Mac")
 def test_metal_is_a_macs():

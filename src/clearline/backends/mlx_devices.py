@@ -2,6 +2,7 @@
 
 import os
 import platform
+from functools import cache
 from importlib.metadata import version
 
 import mlx.core as mx
@@ -26,12 +27,23 @@ def devices() -> list[Device]:
 def gpu() -> tuple[str, str]:
     """The GPU's name as in `--device`, and why it cannot be used, or nothing."""
     if mx.metal.is_available():
-        return "metal", ""
+        return "metal", _start_fault()
     if hasattr(mx, "cuda") and mx.cuda.is_available():
-        return "cuda", ""
+        return "cuda", _start_fault()
     if platform.system() == "Darwin":
         return "metal", "this MLX finds no Metal; it needs a Mac with Apple Silicon, and macOS 13.5 or newer"
     return "cuda", "this MLX has no CUDA, or finds no card; pip install 'mlx[cuda12]' is the build with CUDA"
+
+
+@cache
+def _start_fault() -> str:
+    """Why the GPU that MLX finds does not compute, or nothing; a driver or a card that does not suit this build says so now."""
+    try:
+        with mx.stream(mx.gpu):
+            mx.eval(mx.zeros(1) + 1)
+    except (RuntimeError, ValueError) as error:
+        return f"the GPU that MLX finds does not start: {_first_line(error)}"
+    return ""
 
 
 def checked_device(wanted: Wanted) -> tuple[str, str]:
@@ -64,6 +76,10 @@ def free_memory(device: str) -> int | None:
 
 def memory_message(device: str, error: Exception) -> str:
     """Out of memory in the middle of things."""
-    held, first = mx.get_active_memory() / 1e9, str(error).splitlines()[0]
+    held = mx.get_active_memory() / 1e9
     advice = "quantise the model (--quantize q8 or q4), take --dtype bfloat16, or hold fewer conversations at once"
-    return f"{device} is out of memory with {held:.1f} GB of weights and state on it: {first}. {advice}"
+    return f"{device} is out of memory with {held:.1f} GB of weights and state on it: {_first_line(error)}. {advice}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from clearline.backends.numpy64 import Numpy64
+from clearline.errors import BackendError
 from clearline.ops import Array, Backend, InputSpec, Ops, State, StateSpec, Weight, Weights
 from clearline.ops.weight import quantise
 
@@ -64,10 +65,12 @@ def self_test(backend: Backend) -> SelfTest:
 
 
 def measure(case: Case, backend: Backend) -> Measured:
-    """One case on `backend` against the reference."""
+    """One case on `backend` against the reference. Raises BackendError when the device fails, or is full."""
     budget = max(BUDGETS[backend.dtype], getattr(backend, "quantised_budget", 0.0) if case.quantised else 0.0)
     try:
         outputs, expected = run(case, backend), run(case, Numpy64())
+    except BackendError as error:  # which would be said of every later case as well
+        raise BackendError(f"the self-test of {backend.name} stopped at {case.name}: {error}") from error
     except Exception as error:  # whatever a driver or a compiler throws is the finding
         return Measured(case.name, float("nan"), budget, f"{type(error).__name__}: {str(error)[:120]}")
     return Measured(case.name, max(nmse(y, r) for y, r in zip(outputs, expected, strict=True)), budget)

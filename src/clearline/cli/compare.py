@@ -34,7 +34,9 @@ def compare(
     peers: Annotated[
         bool, typer.Option("--peers", help="Compare Clearline with every installed implementation on recording A.")
     ] = False,
-    tolerance: Annotated[float, typer.Option(help="Largest relative difference of numbers that is rounding.", min=0)] = 1e-4,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest relative difference of numbers that is rounding; 1e-4 by default.", min=0)
+    ] = None,
     frames: Annotated[int | None, typer.Option(help="How many frames of the input to run; 250 by default.", min=1)] = None,
     model_b: Annotated[
         str | None, typer.Option("--model-b", help="B's model, when it is not A's: a converted or quantised copy, say.")
@@ -55,20 +57,23 @@ def compare(
     3: cannot be told from what was recorded; 2: an error."""
     from clearline.app import load
     from clearline.config import preset as named_preset
-    from clearline.lab.compare import compare_sides
+    from clearline.lab.compare import ROUNDING, compare_sides
     from clearline.lab.live import FRAMES, Live, check_side, is_live, open_side
 
     settings = None if preset is None else named_preset(preset)
     frames_run = frames or FRAMES
+    rounding = ROUNDING if tolerance is None else tolerance
     if peers or backends is not None:
         flag = "--peers" if peers else "--backends"
         if b is not None or input is not None or model_b is not None or (peers and backends is not None):
             raise ConfigError(f"{flag} takes one recording and nothing else to compare")
         if backends is not None and layers:
             raise ConfigError("--layers looks into two sides: compare run:BACKEND run:BACKEND --input FILE --layers")
+        if backends is not None and tolerance is not None:
+            raise ConfigError("--tolerance is for numbers; --backends compares tokens, and says how far the logits are apart")
         alone = Live(Path(a), model or "nano", settings, frames_run)
         if backends is None:
-            _peers(alone, tolerance, layers, html, json_output)
+            _peers(alone, rounding, layers, html, json_output)
         else:
             from clearline.cli.compare_backends import compare_backends
 
@@ -89,13 +94,13 @@ def compare(
         if model is not None and not any(side.model is not None for side in sides) and not any(is_live(name) for name in (a, b)):
             judge = load(model)
         progress.step("beside each other")
-        found = compare_sides(sides[0], sides[1], tolerance, judge, layers)
+        found = compare_sides(sides[0], sides[1], rounding, judge, layers)
     name_b = b if model_b is None else f"{b} of {model_b}"
     if html is not None:
         from clearline.lab.report import compare_report, write_report
 
         shown_with = live.model if live is not None else model
-        write_report(html, compare_report(found, (a, sides[0].trace), (name_b, sides[1].trace), shown_with, tolerance))
+        write_report(html, compare_report(found, (a, sides[0].trace), (name_b, sides[1].trace), shown_with, rounding))
         typer.echo(f"wrote {html}", err=True)
     if json_output:
         print_json(report(found, a, name_b) | origin(a=a, b=b, input=input))

@@ -58,15 +58,7 @@ def _print(runs: "list[BackendRun]") -> None:
 
 def _against(run: "BackendRun") -> str:
     logits = "" if math.isnan(run.logit_error) else f"; text logits differ by {run.logit_error:.0e} of the largest at most"
-    if run.identical:
-        return f"identical{logits}"
-    parted = f"identical up to frame {run.equal_frames}, then {run.boundary} differs"
-    if run.choice is None:
-        return parted + logits
-    choice = run.choice
-    kind = "a tie" if choice.tie else "not a tie"
-    margins = f"margins {choice.margin_a:.1e} and {choice.margin_b:.1e}, logits {choice.logit_gap:.1e} apart: {kind}"
-    return f"{parted}: {choice.stream} {choice.token_a} or {choice.token_b} ({margins}){logits}"
+    return run.tokens + logits
 
 
 def _report(run: "BackendRun", known: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def survey(name: str, model: str, frames: int, device: str | None = None, on_fra
         return replace(found, frame_ms=_frame_ms(loaded, frames, on_frame or (lambda i: None)))
     except ClearlineError as error:
         return Survey(name, kind.about, "", str(error), devices)
+    except Exception as error:  # whatever a driver or a compiler throws is the finding
+        return Survey(name, kind.about, "", f"{type(error).__name__}: {str(error)[:200]}", devices)
 
 
 def _frame_ms(model: Model, frames: int, on_frame: Callable[[int], None]) -> float:
@@ -111,6 +113,19 @@ class BackendRun:
         """Multiple of real time."""
         return 80.0 / max(self.frame_ms, 1e-9)
 
+    @property
+    def tokens(self) -> str:
+        """Against the first one's, in words."""
+        if self.identical:
+            return "identical"
+        parted = f"identical up to frame {self.equal_frames}, then {self.boundary} differs"
+        if self.choice is None:
+            return parted
+        choice = self.choice
+        kind = "a tie" if choice.tie else "not a tie"
+        margins = f"margins {choice.margin_a:.1e} and {choice.margin_b:.1e}, logits {choice.logit_gap:.1e} apart: {kind}"
+        return f"{parted}: {choice.stream} {choice.token_a} or {choice.token_b} ({margins})"
+
 
 def compare_backends(names: Sequence[str], live: Live, on_frame: Callable[[str, int, int | None], None]) -> list[BackendRun]:
     """Run the recording under every backend (a name may carry device and dtype) and compare each with the first."""
@@ -131,7 +146,7 @@ def _run(name: str, live: Live, on_frame: Callable[[str, int, int | None], None]
     model = load(live.model, backend=name)
     recorder = MemoryRecorder(TOKENS | LOGITS)
     pcm = frames_of(live, model.mimi.sample_rate, model.mimi.frame_size)
-    times: list[float] = []
+    times = [time.perf_counter()]
 
     def count(frame: Frame, number: int, total: int | None) -> None:
         times.append(time.perf_counter())

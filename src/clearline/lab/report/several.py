@@ -36,7 +36,8 @@ def backends_report(recording: str, runs: Sequence[BackendRun]) -> Report:
     for run in runs:
         where = f"{run.device} {run.dtype}"
         logits = "" if isnan(run.logit_error) else f"{run.logit_error:.0e}"
-        rows.append((run.name, where, f"{run.frame_ms:.2f}", f"{run.speed:.1f}x", _tokens(run, run is first), logits))
+        tokens = f"{run.frames} frames" if run is first else run.tokens
+        rows.append((run.name, where, f"{run.frame_ms:.2f}", f"{run.speed:.1f}x", tokens, logits))
     heads = ("backend", "where", "ms a frame", "real time", f"tokens, against {first.name}", "text logits differ by at most")
     same = sum(run.identical for run in runs)
     all_same = same == len(runs)
@@ -48,17 +49,4 @@ def backends_report(recording: str, runs: Sequence[BackendRun]) -> Report:
         why,
         "good" if all_same else "bad",
         [Section("Backends", tables=[Table(rows, heads)])],
-    )
-
-
-def _tokens(run: BackendRun, first: bool) -> str:
-    if first:
-        return f"{run.frames} frames"
-    if run.identical:
-        return "identical"
-    parted = f"identical up to frame {run.equal_frames}, then {run.boundary} differs"
-    if run.choice is None:
-        return parted
-    return (
-        f"{parted}: {run.choice.stream} {run.choice.token_a} or {run.choice.token_b}, {'a tie' if run.choice.tie else 'not a tie'}"
     )
