@@ -95,6 +95,11 @@ class Model:
     def config(self) -> LMConfig:
         return self.checkpoint.config.lm
 
+    @property
+    def compiled(self) -> bool:
+        """Whether frames go through torch.compile."""
+        return bool(getattr(self.backend, "compiles", False))
+
     def generation(
         self,
         preset: str | GenerationConfig | None = None,
@@ -124,15 +129,35 @@ class Model:
         """
         config = self.generation(preset, **changes)
         prompt = self._prompt(persona)
-        if self._captures(config):
-            guided = config.guidance != 1
-            if guided not in self._single or not self._single[guided].free:
-                self._single[guided] = self.lanes(1, guided=guided, persona=persona)
-            return self._single[guided].session(config, details=True, prompt=prompt, on_prompt=on_prompt)
+        if self.in_lanes(config):
+            return self._lane_of_one(config).session(config, details=True, prompt=prompt, on_prompt=on_prompt)
         session = Session(self.mimi, self.programs, self.tokenizer, config, guide=self._guide(config))
         if prompt is not None:
             session.prompt(prompt, on_prompt)
         return session
+
+    def prepare(
+        self,
+        preset: str | GenerationConfig | None = None,
+        *,
+        on_part: Callable[[int, int], None] = lambda done, total: None,
+        **changes: Any,
+    ) -> None:
+        """Compile and capture what a session of these settings needs, now and not when it is opened; nothing where neither is done.
+
+        `on_part` is told how many parts are done, and of how many; with `compile` some take a minute.
+        """
+        config = self.generation(preset, **changes)
+        if self.in_lanes(config):
+            self._lane_of_one(config, on_part)
+
+    def _lane_of_one(self, config: GenerationConfig, on_part: Callable[[int, int], None] = lambda done, total: None) -> Lanes:
+        """A batch of one whose lane is free."""
+        guided = config.guidance != 1
+        if guided not in self._single or not self._single[guided].free:
+            guide = self._under_worst() if guided else None
+            self._single[guided] = Lanes(self.mimi, self.programs, self.tokenizer, 1, guide, on_part=on_part)
+        return self._single[guided]
 
     def _prompt(self, persona: Persona | None) -> Prompt | None:
         kind = self.checkpoint.config.model_type
@@ -145,16 +170,23 @@ class Model:
     def batch(self, seeds: Sequence[int], preset: str | GenerationConfig | None = None, workers: int = 2, **changes: Any) -> Batch:
         """Independent sessions, one per seed, stepped together on a few threads; each as if it were alone."""
         configs = [self.generation(preset, seed=seed, **changes) for seed in seeds]
-        if configs and self._captures(configs[0]):
+        if configs and self.in_lanes(configs[0]):
             lanes = self.lanes(len(configs), guided=configs[0].guidance != 1)
             return Batch([lanes.session(config, details=True) for config in configs], len(configs))
         return Batch([self.session(config) for config in configs], workers)
 
-    def lanes(self, count: int, *, guided: bool | None = None, persona: Persona | None = None) -> Lanes:
+    def lanes(
+        self,
+        count: int,
+        *,
+        guided: bool | None = None,
+        persona: Persona | None = None,
+        on_part: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Lanes:
         """A fixed batch of conversations on one device (torch backend), for many at once; open them with `lanes.session`.
 
         guided: whether they may have guidance (Hibiki), which takes two rows of the batch each; by default, whether the
-        checkpoint's own settings have. persona: who a PersonaPlex is to be in every one of them.
+        checkpoint's own settings have. persona: who a PersonaPlex is to be in every one of them. on_part: as in `prepare`.
         """
         if self.backend.name != "torch" or self.backend.device == "mps":
             where = f"{self.backend.name} on {self.backend.device}"
@@ -164,12 +196,16 @@ class Model:
         if guided and self.checkpoint.config.conditioner is None:
             raise ConfigError("guidance needs a model with conditions, which this one has not")
         guide = self._under_worst() if guided else None
-        return Lanes(self.mimi, self.programs, self.tokenizer, count, guide, self._prompt(persona))
+        return Lanes(self.mimi, self.programs, self.tokenizer, count, guide, self._prompt(persona), on_part)
 
-    def _captures(self, config: GenerationConfig) -> bool:
-        """Whether a session's whole frame runs as captured graphs: a batch of one, on CUDA."""
+    def in_lanes(self, config: GenerationConfig) -> bool:
+        """Whether a session is a batch of one: where whole frames are captured as graphs (CUDA), or compiled."""
         penalised = config.text.repetition_penalty != 1 and config.text.repetition_context > MEMORY
-        return self.backend.device.startswith("cuda") and not penalised
+        if self.compiled and penalised:
+            raise ConfigError(
+                f"compiled frames remember {MEMORY} tokens for the repetition penalty: lower its context, or do not compile"
+            )
+        return (self.backend.device.startswith("cuda") or self.compiled) and not penalised
 
     def _guide(self, config: GenerationConfig) -> LMPrograms | None:
         return None if config.guidance == 1 or self.checkpoint.config.conditioner is None else self._under_worst()
@@ -258,6 +294,7 @@ class Model:
             "cache": self.cache or self.backend.dtype,
             "weights_dtype": self.weights or self.backend.dtype,
             "kernels": getattr(self.backend, "kernels", None),
+            "compiled": self.compiled,
             "version": code_version(),
         }
 
@@ -273,6 +310,7 @@ def load(
     cache: str | None = None,
     weights: str | None = None,
     lm_only: bool = False,
+    compile: bool = False,
 ) -> Model:
     """Load a model: "nano", which is part of this package, or a folder in Kyutai's format.
 
@@ -282,14 +320,16 @@ def load(
     rounds the language model's linear weights in groups of 32; cache "int8" its keys and values, which then take a quarter of
     the memory and bandwidth; weights "int16" or "int8" keeps what is not quantised, the codec included, in so many bits
     (the onnx backend; docs/backends.md says what each loses). lm_only reads the language model alone, for `Model.generator`:
-    the folder needs no codec and no tokenizer then. Raises ClearlineError with what is wrong with the folder.
+    the folder needs no codec and no tokenizer then. compile (the torch backend): sessions fuse their frames with torch.compile,
+    which takes minutes for a large model; it rounds less often, so a token may, seldom, be another one. Raises ClearlineError
+    with what is wrong with the folder.
     """
     if quantize is not None and quantize not in _BITS:
         raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")
     checkpoint = open_checkpoint(model_folder(path_or_name), lm_only)
     if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
         checkpoint = cached(checkpoint, quantize)
-    lm = _backend(backend, Wanted(threads, device, dtype, cache, weights), checkpoint.lm_bytes)
+    lm = _backend(backend, Wanted(threads, device, dtype, cache, weights, compile), checkpoint.lm_bytes)
     free = getattr(lm, "free_bytes", None)  # only of backends with a memory of their own
     if free is not None:
         shapes = mimi_weights(checkpoint.mimi_config)

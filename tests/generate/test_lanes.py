@@ -191,7 +191,7 @@ def test_where_frames_are_captured_a_model_runs_in_lanes_and_says_the_same(monke
     expected = loaded().run(speech(5), 24_000, seed=5, tail=0)
     with loaded().batch(seeds=[5, 6]) as batch:
         apart = [[said(frame) for frame in batch.step(np.stack([x, x]))] for x in speech(3).reshape(-1, 1920)]
-    monkeypatch.setattr(clearline.Model, "_captures", lambda self, config: True)
+    monkeypatch.setattr(clearline.Model, "in_lanes", lambda self, config: True)
     result = loaded().run(speech(5), 24_000, seed=5, tail=0)
     assert result.text == expected.text and result.facts == expected.facts
     np.testing.assert_array_equal(result.codes_out, expected.codes_out)
@@ -319,9 +319,9 @@ def test_a_number_of_lanes_out_of_range(count):
 
 def test_settings_that_a_batch_cannot_have():
     lanes = loaded().lanes(1)
-    with pytest.raises(SessionError, match="guidance"):
+    with pytest.raises(ConfigError, match="guidance"):
         lanes.session(loaded().generation(guidance=2.0))
-    with pytest.raises(SessionError, match="at most 256, got 300"):
+    with pytest.raises(ConfigError, match="at most 256, got 300"):
         lanes.session(loaded().generation(text=Sampling(repetition_penalty=1.1, repetition_context=300)))
     assert lanes.free == 1
 

@@ -63,7 +63,7 @@ def test_lanes_of_different_guidance_are_sessions_alone():
 def test_guidance_in_a_lane_is_kyutais(monkeypatch):
     """The golden run of Kyutai's package, from samples to the end of text, as on CUDA, where a session is a lane."""
     hibiki = clearline.load(DATA / "formats/hibiki", backend="torch")
-    monkeypatch.setattr(clearline.Model, "_captures", lambda self, config: True)
+    monkeypatch.setattr(clearline.Model, "in_lanes", lambda self, config: True)
     assert isinstance(hibiki.session(guidance=3.0), LaneSession)
     result = hibiki.run(GOLDEN["pcm"], 24_000, "greedy", guidance=3.0)
     tokens = GOLDEN["tokens_3"]
@@ -73,7 +73,7 @@ def test_guidance_in_a_lane_is_kyutais(monkeypatch):
 
 
 def test_guidance_without_lanes_for_it_is_refused():
-    with pytest.raises(SessionError, match=r"guidance 3 needs two rows .*guided=True"):
+    with pytest.raises(ConfigError, match=r"guidance 3 needs two rows .*guided=True"):
         loaded("hibiki").lanes(1, guided=False).session(loaded("hibiki").generation(guidance=3.0))
     with pytest.raises(ConfigError, match="guidance needs a model with conditions"):
         model("moshi_d1", "torch").lanes(1, guided=True)
@@ -143,7 +143,7 @@ def test_a_session_is_prompted_once_and_a_prompt_that_fails_gives_its_lane_back(
 
 def test_where_frames_are_captured_a_personaplex_runs_in_a_lane(monkeypatch):
     plex = clearline.load(PERSONAPLEX, backend="torch")
-    monkeypatch.setattr(clearline.Model, "_captures", lambda self, config: True)
+    monkeypatch.setattr(clearline.Model, "in_lanes", lambda self, config: True)
     with plex.session(persona=persona("saved"), seed=1, text=SPOKEN) as session:
         assert isinstance(session, LaneSession)
         for frame, expected in zip(speech(FRAMES, 1).reshape(-1, 1920), alone("saved", 1), strict=True):

@@ -31,9 +31,9 @@ LANES = 3
 class CalledGraphs:
     """As on a card, but called: there is nothing to capture with."""
 
-    captures = True
+    prepares = True
 
-    def __init__(self, device: Any, active: Any) -> None:
+    def __init__(self, device: Any, active: Any, compiles: bool) -> None:
         pass
 
     def run(self, key: Any, function: Any) -> Any:

@@ -1,5 +1,7 @@
 """What is PyTorch's own: rings that grow or stay, threads, dtypes, a graph's rules, memory that runs out."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from helpers.checkpoints import DATA, GREEDY, golden, model, speech
@@ -7,7 +9,8 @@ from helpers.checkpoints import DATA, GREEDY, golden, model, speech
 torch = pytest.importorskip("torch")
 
 import clearline  # noqa: E402
-from clearline.backends import get_backend  # noqa: E402
+from clearline.backends import get_backend, torch_devices  # noqa: E402
+from clearline.backends.torch_devices import memory_bandwidth  # noqa: E402
 from clearline.backends.torch_graph import Graphs, clear, donate  # noqa: E402
 from clearline.backends.torch_ops import attend, attend_exactly  # noqa: E402
 from clearline.backends.torch_ring import TorchRing  # noqa: E402
@@ -37,6 +40,13 @@ def test_a_full_ring_attends_to_few_slots_while_they_do(end, slots):
     assert TorchRing(SPEC, torch.float32, CPU, full=True).use(end) == slots
 
 
+def test_the_lengths_are_told_before(monkeypatch):
+    ring = TorchRing(SPEC, torch.float32, CPU, full=True)
+    assert ring.lengths == [64, 128, 202] and sorted({ring.use(end) for end in range(300)}) == ring.lengths
+    small = TorchRing(StateSpec("ring", "ring", (1, 1, 7, 4), 1), torch.float32, CPU, full=True)
+    assert small.lengths == [8] and small.use(100) == 8
+
+
 def test_donated_leaves_change_where_they_lie_and_only_in_lanes_that_take_part():
     old = {"carry": torch.zeros(3, 2), "position": torch.zeros(3, dtype=torch.int64)}
     addresses = {path: leaf.data_ptr() for path, leaf in old.items()}
@@ -47,8 +57,7 @@ def test_donated_leaves_change_where_they_lie_and_only_in_lanes_that_take_part()
 
 def test_clearing_a_lane_leaves_the_others():
     state = {"carry": torch.ones(2, 2), "ring": TorchRing(SPEC, torch.float32, CPU, full=True)}
-    state["ring"].k += 1
-    state["ring"].v += 1
+    state["ring"].kv += 1
     clear(state, 0)
     assert state["carry"].tolist() == [[0, 0], [1, 1]]
     assert not state["ring"].k[0].any() and not state["ring"].v[0].any() and state["ring"].k[1].all() and state["ring"].v[1].all()
@@ -61,8 +70,6 @@ class FakeCuda:
         self.captured = 0
 
     def __call__(self, monkeypatch):
-        from contextlib import nullcontext
-
         fake = self
 
         class Stream:
@@ -108,6 +115,34 @@ def test_a_capture_runs_with_nobody_active_and_happens_once(monkeypatch):
     assert beside == list(range(1, len(seen) + 1))
     assert all(lanes == [False, False] for lanes in seen) and not state.any()
     assert active.tolist() == [True, False] and replays[0] == [True, False]
+
+
+def test_what_is_compiled_is_so_before_it_is_captured_and_beside_nothing(monkeypatch):
+    fake = FakeCuda()
+    fake(monkeypatch)
+    fake.replayed = lambda graph: None
+    active, order = torch.tensor([True]), []
+
+    def compile(function, **options):
+        def fast():
+            order.append(("compiled", bool(active), fake.captured))
+            return function()
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: order.append("stream") or nullcontext())
+    graphs = Graphs(torch.device("cuda"), active, compiles=True)
+
+    def step():
+        graphs.beside(lambda: order.append("noise"))()
+
+    graphs.run("a", step)
+    graphs.run("a", step)
+    # As it is, compiled, twice to warm up on a stream of its own, and captured: always with nobody active.
+    once = [("compiled", False, 0), "noise"]
+    assert order == ["noise", *once, "stream", *once, *once, ("compiled", False, 1), "noise"]
+    assert fake.captured == 1 and active.all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
@@ -189,3 +224,12 @@ def test_a_device_that_fails_says_what_to_do(error, message):
 def test_other_errors_are_not_dressed_up():
     with pytest.raises(RuntimeError, match="shapes"), get_backend("torch").running():
         raise RuntimeError("shapes do not match")
+
+
+def test_the_bandwidth_of_a_card_is_that_of_copies(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert memory_bandwidth(CPU) is None  # whose memory is everybody's
+    monkeypatch.setattr(torch_devices, "free_memory", lambda device: 1 << 24)
+    ticks = iter(range(100))
+    monkeypatch.setattr(torch_devices.time, "perf_counter", lambda: next(ticks))
+    assert memory_bandwidth(CPU) == 2 * (1 << 22) / 1e9  # a quarter of what is free, in a second

@@ -8,7 +8,8 @@ from helpers.checkpoints import model, speech
 
 pytest.importorskip("torch")
 
-from clearline.config import GenerationConfig
+from clearline.config import GenerationConfig, Sampling
+from clearline.errors import ConfigError
 from clearline.server.access import Access
 from clearline.server.conversation import Ended, Reply
 from clearline.server.hub import NoRoomError
@@ -58,3 +59,17 @@ def test_two_at_once_are_two_alone_and_a_third_waits_its_turn(limit):
                 assert reply.text == alone.text and bool(reply.sound) == (alone.pcm is not None)
                 if alone.pcm is not None:
                     np.testing.assert_allclose(np.frombuffer(reply.sound, np.float32), alone.pcm, atol=1e-5)
+
+
+def test_settings_that_lanes_cannot_have_are_the_clients_mistake():
+    """ConfigError is what a connection answers as bad_settings, and the lane is free again."""
+    loaded = model("moshi_d1", "torch")
+    hub = make_hub({"tiny": loaded}, Options("127.0.0.1", Access(), Limits(load=1e6), workers=7, batch=1))
+    long = loaded.generation(text=Sampling(repetition_penalty=1.1, repetition_context=1000))
+    try:
+        with pytest.raises(ConfigError, match="repetition context is at most 256, got 1000"):
+            asyncio.run(talk(hub, long, speech(1)))
+        replies, _ = asyncio.run(talk(hub, loaded.generation(), speech(2)))
+        assert len(replies) == 2
+    finally:
+        hub.shut_down()

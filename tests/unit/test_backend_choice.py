@@ -45,7 +45,13 @@ CARD = [Device("cuda", "an H200"), Device("cpu", "a CPU")]
         (None, {"driver": True, "torch": CARD}, ("torch", "cuda"), "an H200"),
         (SMALL_BYTES - 1, {"driver": True, "torch": CARD}, ("onnx", None), "400 MB is done sooner"),
         (LARGE, {"torch": CARD}, ("onnx", None), "no accelerator"),
-        (LARGE, {"driver": True, "torch": [Device("cpu", ""), Device("cuda", "", "too old")]}, ("onnx", None), "the CPU only"),
+        (
+            LARGE,
+            {"driver": True, "torch": [Device("cpu", ""), Device("cuda", "", "too old")]},
+            ("onnx", None),
+            "card: too old",
+        ),
+        (LARGE, {"driver": True, "torch": [Device("cpu", "")]}, ("onnx", None), "built for the CPU only"),
         (LARGE, {"platform": "darwin", "processor": "arm64"}, ("onnx", None), r"pip install 'clearline\[mlx\]'"),
         (LARGE, {"platform": "darwin", "processor": "arm64", "mlx": [Device("metal", "M9")]}, ("mlx", "metal"), "M9"),
         (LARGE, {"platform": "darwin", "processor": "arm64", "mlx": [Device("metal", "M9", "broken")]}, ("onnx", None), "broken"),
@@ -120,6 +126,26 @@ def test_a_name_that_carries_what_is_neither_device_nor_float_type(part):
         specified(f"torch/{part}")
 
 
+@pytest.mark.parametrize(("name", "wanted", "message"), [
+    ("torch/cpu", Wanted(device="cuda"), "two devices are asked for, cuda and cpu: leave one out"),
+    ("torch/cuda:0/cuda:1", Wanted(), "two devices are asked for, cuda:0 and cuda:1"),
+    ("torch/bfloat16", Wanted(dtype="float32"), "two float types are asked for, float32 and bfloat16"),
+])  # fmt: skip
+def test_of_two_devices_or_float_types_none_is_taken_silently(name, wanted, message):
+    with pytest.raises(BackendError, match=message):
+        open_backend(name, wanted)
+    assert specified("torch/cpu/float32", Wanted(device="cpu", dtype="float32"))[1] == Wanted(device="cpu", dtype="float32")
+
+
+def test_a_folder_of_the_same_name_is_no_library(monkeypatch, tmp_path):
+    """`python -m clearline` beside a folder mlx/ of models: Python would import it."""
+    for name in ("only_a_folder", "made_as_mlx_is"):
+        (tmp_path / name / "weights").mkdir(parents=True)
+    (tmp_path / "made_as_mlx_is" / "core.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not replace(ABSENT, package="only_a_folder").installed and replace(ABSENT, package="made_as_mlx_is").installed
+
+
 def test_what_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(chooser, "KINDS", {"torch": ABSENT})
     with pytest.raises(BackendError, match=r"not installed here: pip install 'clearline\[torch\]'"):
@@ -129,7 +155,7 @@ def test_what_is_not_installed_is_refused_with_the_command_that_installs_it(monk
 def test_what_does_not_load_is_refused_with_what_the_loader_says(monkeypatch):
     broken = Kind("torch", "", "numpy", "torch", "clearline.no_such_module")
     monkeypatch.setattr(chooser, "KINDS", {"torch": broken})
-    with pytest.raises(BackendError, match=r"numpy does not load here .*no_such_module"):
+    with pytest.raises(BackendError, match=r"numpy does not load here .*no_such_module.*; pip install 'clearline\[torch\]' brings"):
         get_backend("torch")
 
 

@@ -19,6 +19,7 @@ from clearline.ops import Backend
 
 AUTO = "auto"
 _ANY = Wanted()
+COMPILED = "compiled"
 # Below this many bytes of language model a CPU is done before an accelerator has been told what to do, 20 times a frame.
 SMALL_BYTES = 400_000_000
 
@@ -35,7 +36,10 @@ class Kind:
 
     @property
     def installed(self) -> bool:
-        return find_spec(self.package) is not None
+        """Whether its package is here; a folder in the search path that only has the name is none."""
+        found = find_spec(self.package)
+        # mlx too is a folder without an __init__.py, but with a core.
+        return found is not None and (found.origin is not None or find_spec(f"{self.package}.core") is not None)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -69,14 +73,15 @@ def backend_module(name: str) -> BackendModule:
         return cast(BackendModule, import_module(kind.module))
     except (ImportError, OSError) as error:
         # A wheel for another driver or another processor: what the loader says is the only thing known about it.
-        raise BackendError(f"the {name} backend cannot be used: {kind.package} does not load here ({error})") from error
+        whole = f"; pip install 'clearline[{kind.extra}]' brings all that it needs" if kind.extra else ""
+        raise BackendError(f"the {name} backend cannot be used: {kind.package} does not load here ({error}){whole}") from error
 
 
 def open_backend(name: str, wanted: Wanted, model_bytes: int | None = None) -> Backend:
     """The backend called `name`, or with "auto" the one that suits a language model of `model_bytes`; self-tested.
 
-    A name may carry a device and a dtype: "torch/cuda:1/bfloat16". Raises BackendError when it is unknown, not installed,
-    lacks the device, or computes wrong numbers on this machine.
+    A name may carry a device and a dtype, and that frames shall be compiled: "torch/cuda:1/bfloat16/compiled". Raises
+    BackendError when it is unknown, not installed, lacks the device, or computes wrong numbers on this machine.
     """
     name, wanted = specified(name, wanted)
     if name == AUTO:
@@ -89,18 +94,30 @@ def open_backend(name: str, wanted: Wanted, model_bytes: int | None = None) -> B
 
 
 def specified(name: str, wanted: Wanted = _ANY) -> tuple[str, Wanted]:
-    """ "torch/cuda:1/bfloat16" is the backend torch, wanted on that device in that dtype.
+    """ "torch/cuda:1/bfloat16" is the backend torch, wanted on that device in that dtype; "torch/compiled" wants it compiled.
 
-    Raises BackendError for what is neither, and for a device that no machine has.
+    Raises BackendError for what is neither, for two that differ, and for a device that no machine has.
     """
     name, *parts = name.split("/")
     for part in parts:
-        if part not in DTYPES and not is_device(part):
-            raise BackendError(f"{part!r} is no device ({DEVICES}) and no float type ({', '.join(DTYPES)})")
-        wanted = replace(wanted, dtype=part) if part in DTYPES else replace(wanted, device=part)
+        if part == COMPILED:
+            wanted = replace(wanted, compile=True)
+        elif part in DTYPES:
+            wanted = replace(wanted, dtype=_agreed("float types", wanted.dtype, part))
+        elif is_device(part):
+            wanted = replace(wanted, device=_agreed("devices", wanted.device, part))
+        else:
+            raise BackendError(f"{part!r} is no device ({DEVICES}) and no float type ({', '.join(DTYPES)}), and not {COMPILED!r}")
     if wanted.device is not None:
         known_device(wanted.device)
     return name, wanted
+
+
+def _agreed(what: str, wanted: str | None, said: str) -> str:
+    """What is `said`, unless another one is wanted already: BackendError."""
+    if wanted not in (None, said):
+        raise BackendError(f"two {what} are asked for, {wanted} and {said}: leave one out")
+    return said
 
 
 def get_backend(name: str, threads: int | None = None, device: str | None = None, dtype: str | None = None) -> Backend:
@@ -134,7 +151,9 @@ def choose(model_bytes: int | None = None, device: str | None = None) -> Choice:
         return Choice("onnx", None, str(error))
     best = found[0]
     if best.fault or best.name == "cpu":
-        return Choice("onnx", None, f"{kind.package} cannot use {card}: {best.fault or 'it is built for the CPU only'}")
+        # PyTorch names a card that it cannot use after the CPU that it can.
+        fault = next((device.fault for device in found if device.fault), "it is built for the CPU only")
+        return Choice("onnx", None, f"{kind.package} cannot use {card}: {fault}")
     return Choice(name, best.name, f"{kind.package} runs on {best.about}")
 
 

@@ -1,6 +1,7 @@
 """PyTorch's devices: which are here, what is wrong with the others, and what to do when memory runs out."""
 
 import re
+import time
 import warnings
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,22 @@ def free_memory(device: torch.device) -> int | None:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
     return None
+
+
+def memory_bandwidth(device: torch.device, size: int = 1 << 30) -> float | None:
+    """GB/s, read and written, of the best of ten copies of `size` bytes; None where nobody says what is free."""
+    free = free_memory(device)
+    if free is None:
+        return None
+    a = torch.empty(min(size, free // 4), dtype=torch.uint8, device=device)
+    b, best = torch.empty_like(a), 0.0
+    for _ in range(10):
+        torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        b.copy_(a)
+        torch.cuda.synchronize(device)
+        best = max(best, 2 * a.nbytes / (time.perf_counter() - started) / 1e9)
+    return best
 
 
 def memory_message(weights: "TorchWeights", error: Exception) -> str:

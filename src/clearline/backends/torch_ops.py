@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +21,10 @@ class TorchOps:
     So it serves one step; or one whose position is the same tensor every time, and never changes.
     """
 
-    def __init__(self, weights: TorchWeights) -> None:
+    def __init__(self, weights: TorchWeights, fused: bool = False) -> None:
+        """fused: written out in formulas that torch.compile makes few kernels of."""
         self._weights = weights
+        self._fused = fused
         self._memo: dict[tuple[Any, ...], Any] = {}
         self._alive: list[Tensor] = []  # an id in a key is only its own while its tensor lives
 
@@ -103,7 +106,7 @@ class TorchOps:
         self, position: Tensor, rows: int, dim: int, period: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """cos and sin [B, rows, 1, dim/2] of angles rounded to float32, shared by every layer of a step; and cos + i sin, by
-        which pairs are turned in one operation, but not on Metal."""
+        which pairs are turned in one operation, but not on Metal, and not in code that is to be fused."""
         key = ("rotation", id(position), rows, dim, period)
         if key not in self._memo:
             self._alive.append(position)
@@ -111,7 +114,7 @@ class TorchOps:
             at = _positions(position, rows).to(torch.float32)[..., None, None]
             angle = (at * self._weights.constant(frequency)).to(dtype)
             cos, sin = torch.cos(angle), torch.sin(angle)
-            self._memo[key] = (cos, sin, None if angle.device.type == "mps" else torch.complex(cos, sin))
+            self._memo[key] = (cos, sin, None if angle.device.type == "mps" or self._fused else torch.complex(cos, sin))
         rotation: tuple[Tensor, Tensor, Tensor | None] = self._memo[key]
         return rotation
 
@@ -133,14 +136,17 @@ class TorchOps:
             # The new rows go into the ring first: what they overwrite no query of this step, or of a later one, can see.
             ring.reserve(rows)
             at, mask = self._visible(ring, position, rows, context, window_rows)
-            keys, values = ring.write(k, v, at)
+            keys, values = (ring.write_anew if self._fused and ring.few else ring.write)(k, v, at)
         else:
             keys, values, mask = self._long(k, v, ring, position, context, window_rows)
         # Query heads that share a key head become further query rows of it: keys are never repeated in memory.
         share = heads // kv_heads
         grouped = q.reshape(batch, rows, kv_heads, share, dim).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, share * rows, dim)
         mask = mask if share == 1 else mask.repeat(1, 1, share, 1)
-        y = attend_exactly(grouped, keys, values, mask) if q.device.type == "cpu" else attend(grouped, keys, values, mask)
+        if self._fused:
+            y = (attend_one_by_one if ring.few else attend_exactly)(grouped, keys, values, mask)
+        else:
+            y = (attend_exactly if q.device.type == "cpu" else attend)(grouped, keys, values, mask)
         y = y.reshape(batch, kv_heads, share, rows, dim).permute(0, 3, 1, 2, 4).reshape(q.shape)
         return y, ring
 
@@ -220,6 +226,18 @@ def attend_exactly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(wide) @ k.to(wide).transpose(2, 3) / math.sqrt(q.shape[3])
     return (torch.softmax(scores + mask, -1) @ v.to(wide)).to(q.dtype)
+
+
+def attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """The same for few keys, each by itself: torch.compile makes one kernel of it, where sums over the keys would be two more."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q = q.to(wide) / math.sqrt(q.shape[3])
+    keys, values, masks = (x.to(wide).unbind(axis) for x, axis in ((k, 2), (v, 2), (mask, 3)))
+    scores = [(q * key[:, :, None]).sum(-1, keepdim=True) + hidden[..., None] for key, hidden in zip(keys, masks, strict=True)]
+    largest = reduce(torch.maximum, scores)
+    shares = [torch.exp(score - largest) for score in scores]
+    total = reduce(torch.add, [share * value[:, :, None] for share, value in zip(shares, values, strict=True)])
+    return (total / reduce(torch.add, shares)).to(k.dtype)
 
 
 def _positions(position: Tensor, rows: int) -> Tensor:

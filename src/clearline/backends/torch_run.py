@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clearline.backends.torch_devices import checked_device, device_message, free_memory, memory_message
+from clearline.backends.torch_devices import checked_device, device_message, free_memory, memory_bandwidth, memory_message
 from clearline.backends.torch_devices import devices as devices
 from clearline.backends.torch_ops import TorchOps
 from clearline.backends.torch_ring import TorchRing
@@ -16,6 +16,9 @@ from clearline.backends.torch_weights import TorchWeights
 from clearline.backends.wanted import DTYPES, Wanted, only
 from clearline.errors import BackendError
 from clearline.ops import Backend, InputSpec, Leaf, Program, State, StateSpec, StepFunction, Weight, Weights, as_ops
+
+# The float type of a device where nobody says; float32 on the others.
+OWN_DTYPES = {"cuda": "bfloat16"}
 
 
 class TorchProgram:
@@ -45,7 +48,9 @@ class Torch:
 
     name = "torch"
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, compiles: bool = False) -> None:
+        """compiles: whether whole frames go through torch.compile."""
+        self.compiles = compiles
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self.weights = TorchWeights(device, dtype)
@@ -53,6 +58,10 @@ class Torch:
     def free_bytes(self) -> int | None:
         """Bytes free on the device; None where nobody says."""
         return free_memory(self.weights.device)
+
+    def bandwidth(self) -> float | None:
+        """GB/s that the device's own memory is read and written with; None where it has none, or nobody says."""
+        return memory_bandwidth(self.weights.device)
 
     def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
         return self.lanes(specs, full=False)
@@ -62,7 +71,7 @@ class Torch:
         device, dtype = self.weights.device, self.weights.dtype
         with self.running():
             return {
-                spec.path: TorchRing(spec, dtype, device, full)
+                spec.path: TorchRing(spec, dtype, device, full, self.compiles)
                 if spec.kind == "ring"
                 else torch.zeros(spec.shape, dtype=torch.int64 if spec.kind == "position" else dtype, device=device)
                 for spec in specs
@@ -94,8 +103,12 @@ class Torch:
         `ops`: operations that remember an earlier call at the same position.
         """
         view = State(dict(state))
-        outputs: dict[str, Any] = step(as_ops(ops or TorchOps(self.weights)), weights, view, inputs)
+        outputs: dict[str, Any] = step(as_ops(ops or self.ops()), weights, view, inputs)
         return outputs, view.new
+
+    def ops(self) -> TorchOps:
+        """Operations for one step."""
+        return TorchOps(self.weights, self.compiles)
 
     def tensor(self, array: np.ndarray, ids: bool) -> Tensor:
         """An array of ids (int64) or of samples and activations (the backend's float type) on the device."""
@@ -129,9 +142,11 @@ def make(wanted: Wanted) -> Backend:
     """A backend on the wanted device, or the best there is. Raises BackendError when there is no such device."""
     only("torch", Wanted(dtype=wanted.dtype, cache=wanted.cache, weights=wanted.weights), (), DTYPES)
     device = checked_device(wanted.device)
-    dtype = wanted.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    dtype = wanted.dtype or OWN_DTYPES.get(device.type, "float32")
     if device.type == "mps" and dtype == "float64":
         raise BackendError("Metal has no float64: use float32, or --device cpu")
     if wanted.threads is not None:
         torch.set_num_threads(wanted.threads)
-    return Torch(device, getattr(torch, dtype))
+    if wanted.compile and device.type == "mps":
+        raise BackendError("--compile is for whole frames of lanes, which run on CUDA and the CPU, not on Metal")
+    return Torch(device, getattr(torch, dtype), wanted.compile)

@@ -16,7 +16,8 @@ class Wanted:
     """How a backend shall run; None leaves it to the backend. `dtype` is that of weights and activations.
 
     `cache` "int8": keys and values in int8, a quarter of the bytes; `weights` "int16" or "int8": dense matrices in
-    so many bits. All are the onnx backend's, and their results are no longer quite those of float32.
+    so many bits. All are the onnx backend's, and their results are no longer quite those of float32. `compile`: fuse whole
+    frames with torch.compile (the torch backend).
     """
 
     threads: int | None = None
@@ -24,6 +25,7 @@ class Wanted:
     dtype: str | None = None
     cache: str | None = None
     weights: str | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def only(
 
 
 def refuse_kept(name: str, wanted: Wanted, caches: Sequence[str] = (), weights: Sequence[str] = ()) -> None:
-    """Refuse a kind of cache or of weights that is not among a backend's."""
+    """Refuse a kind of cache or of weights that is not among a backend's, and what only PyTorch compiles."""
+    if wanted.compile and name != "torch":
+        raise BackendError(f"--compile is for --backend torch; the {name} backend has no such choice")
     if wanted.weights is not None and wanted.weights not in weights:
         known = ", ".join(weights) or "only as --dtype and --quantize say"
         raise BackendError(f"the {name} backend does not keep weights in {wanted.weights!r}; known: {known}")

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearline.cli.meters import Meters
-from clearline.cli.options import BackendOption, DeviceOption, DtypeOption, ModelOption, ThreadsOption, check_target, check_wav
+from clearline.cli.options import (
+    BackendOption,
+    CompileOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    ThreadsOption,
+    check_target,
+    check_wav,
+)
 from clearline.cli.progress import Steps
 from clearline.config import GenerationConfig
 from clearline.errors import ConfigError
@@ -44,6 +53,7 @@ def chat(
     backend: BackendOption = "auto",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    compile: CompileOption = False,
     quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -70,9 +80,18 @@ def chat(
     recording = None if input is None else read_audio(input, 3600)
     if recording is None:
         sound_library()
-    with Steps("chat", quiet=False, first=f"loading {model}"):
-        loaded = load(model, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype)  # type: ignore[arg-type]
-    config = loaded.generation(preset, seed=seed)
+    with Steps("chat", quiet=False, first=f"loading {model}") as steps:
+        loaded = load(
+            model,
+            backend=backend,
+            quantize=quantize,  # type: ignore[arg-type]
+            threads=threads,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+        )
+        config = loaded.generation(preset, seed=seed)
+        loaded.prepare(config, on_part=steps.part)
     recorder = Recorder()
     with Meters() as meters:
         try:

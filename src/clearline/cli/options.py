@@ -22,6 +22,9 @@ CacheOption = Annotated[
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", help="int16 or int8: keep what is not quantised, codec included, in fewer bits.")
 ]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="torch: fuse frames with torch.compile; the first start takes minutes for a large model.")
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to use; the result does not depend on it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]

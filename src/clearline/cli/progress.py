@@ -93,6 +93,10 @@ class Steps(_Shown):
         """`name` begins."""
         self._bar.update(self._task, description=name)
 
+    def part(self, done: int, total: int) -> None:
+        """`done` of `total` parts of a frame are compiled or captured."""
+        self.step(f"preparing part {done + 1} of {total} of a frame")
+
 
 class Counted(_Shown):
     """A bar over things of which the number is known, with the newest one's name."""

@@ -13,6 +13,7 @@ from clearline.cli.as_json import print_json, with_hashes
 from clearline.cli.options import (
     BackendOption,
     CacheOption,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -46,6 +47,7 @@ def run(
     dtype: DtypeOption = None,
     cache: CacheOption = None,
     weights: WeightsOption = None,
+    compile: CompileOption = False,
     threads: ThreadsOption = None,
     quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature of the audio tokens; 0 is greedy.")] = None,
@@ -97,7 +99,7 @@ def run(
     persona = _persona(voice_prompt, text_prompt)
     recording = read_audio(input, max_minutes * 60)
     digest = hashlib.sha256(input.read_bytes()).hexdigest()
-    with Steps("run", quiet=json_output, first=f"loading {model}"):
+    with Steps("run", quiet=json_output, first=f"loading {model}") as steps:
         loaded = load(
             model,
             backend=backend,
@@ -107,8 +109,10 @@ def run(
             dtype=dtype,
             cache=cache,
             weights=weights,
+            compile=compile,
         )
-    config = _settings(loaded.generation(preset), seed, text, audio, guidance)
+        config = _settings(loaded.generation(preset), seed, text, audio, guidance)
+        loaded.prepare(config, on_part=steps.part)
     speaks = loaded.config.dep_q > 0
     boundaries = TOKENS | CLOCK | (LOGITS if trace_logits else frozenset()) | (PCM if trace_pcm else frozenset())
     with nullcontext() if trace is None else FileRecorder(trace, boundaries) as recorder:

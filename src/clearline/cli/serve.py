@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearline.cli.options import BackendOption, DeviceOption, DtypeOption, ThreadsOption
+from clearline.cli.options import BackendOption, CompileOption, DeviceOption, DtypeOption, ThreadsOption
 from clearline.cli.progress import Steps
 from clearline.errors import ConfigError
 
@@ -46,6 +46,7 @@ def serve(
     backend: BackendOption = "auto",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    compile: CompileOption = False,
     batch: Annotated[
         int | None,
         typer.Option(min=1, max=1024, help="Step so many conversations together (--backend torch); as many may be open."),
@@ -90,7 +91,15 @@ def serve(
         models = {}
         for name, folder in folders.items():
             steps.step(f"loading {folder}")
-            models[name] = load(folder, backend=backend, quantize=quantize, threads=threads, device=device, dtype=dtype)  # type: ignore[arg-type]
+            models[name] = load(
+                folder,
+                backend=backend,
+                quantize=quantize,  # type: ignore[arg-type]
+                threads=threads,
+                device=device,
+                dtype=dtype,
+                compile=compile,
+            )
         steps.step("measuring how long a frame takes here")
 
         def started(address: str, hub: "Hub") -> None:
@@ -106,7 +115,7 @@ def serve(
                 typer.echo("open the page with #token=... behind the address, or enter the token there")
 
         options = Options(host, access, limits, at_once, preset, tls, batch)
-        run_server(listener, models, options, started)
+        run_server(listener, models, options, started, steps.part)
 
 
 def named_folders(models: list[str]) -> dict[str, str]:
@@ -153,4 +162,5 @@ def _shares(folders: Iterable[str], threads: int | None, workers: int | None) ->
     if threads is None:
         small = all(open_checkpoint(model_folder(folder)).lm_bytes < _SMALL_MODEL_BYTES for folder in folders)
         threads = 1 if small else max(1, cores // (workers or 1))
-    return threads, max(1, cores // threads) if workers is None else workers
+    # Less than one thread is refused where models are loaded.
+    return threads, max(1, cores // max(1, threads)) if workers is None else workers

@@ -36,10 +36,12 @@ class Lanes:
         count: int,
         guide: LMPrograms | None = None,
         prompt: Prompt | None = None,
+        on_part: Callable[[int, int], None] = lambda done, total: None,
         patience: float = 0.003,
     ) -> None:
         """`guide`: the model under the condition that guidance leads away from, where lanes shall have guidance. `prompt`: what
-        conversations begin with that bring no prompt of their own."""
+        conversations begin with that bring no prompt of their own. `on_part` is told how many parts of a frame are compiled
+        or captured, and of how many, where that is done."""
         from clearline.generate.torch_frame import TorchFrame
 
         if not 1 <= count <= 1024:
@@ -52,8 +54,8 @@ class Lanes:
         self.tokenizer = tokenizer
         self._frame = TorchFrame(codec, programs, count, guide)
         self._prompt = prompt
-        if self._frame.captures:
-            self._frame.prepare()
+        if self._frame.prepares:
+            self._frame.prepare(on_part)
         self._patience = patience
         self._device = threading.Lock()
         self._turn = threading.Condition()

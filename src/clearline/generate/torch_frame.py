@@ -5,6 +5,8 @@ is, so that on CUDA each part is captured as one graph. It says what `generate.d
 `generate.generator` say, lane by lane; their tests hold the two together.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from clearline.backends.torch_run import Torch
 from clearline.backends.torch_sample import LaneSampling, sample
 from clearline.config import GenerationConfig
 from clearline.config.lm import UNGENERATED
-from clearline.errors import SessionError
+from clearline.errors import ConfigError
 from clearline.generate.codec import Codec
 from clearline.generate.delays import effective_delays
 from clearline.generate.guess import HEARD
@@ -42,7 +44,7 @@ class TorchFrame:
         with self._backend.running():
             self._model = TorchModel(programs, lanes, guide)
             self._allocate()
-        self._graphs = Graphs(self._backend.weights.device, self.active)
+        self._graphs = Graphs(self._backend.weights.device, self.active, self._backend.compiles)
         self._steps = np.zeros(lanes, np.int64)  # the clock of each lane, kept here too: graphs depend on the longest past
 
     def _allocate(self) -> None:
@@ -67,7 +69,7 @@ class TorchFrame:
         # Settings of each lane.
         self._key, self._delays, self._max_delay, self._offset = whole(2), whole(cfg.streams), whole(), whole()
         self._pad_early = torch.zeros(lanes, dtype=torch.bool, device=device)
-        self._text_sampling, self._audio_sampling = LaneSampling(lanes, device), LaneSampling(lanes, device)
+        self._text_sampling, self._audio_sampling = (LaneSampling(lanes, device) for _ in range(2))
         # Alignment: see `generate.delays.TokenGrid`. More columns than a lane needs change nothing.
         self._columns = max(cfg.max_delay, _MOST_DELAY) + 3
         self._step, self._grid = whole(), whole(cfg.streams, self._columns, value=UNGENERATED)
@@ -88,31 +90,34 @@ class TorchFrame:
         return sum(leaf.bytes if isinstance(leaf, TorchRing) else leaf.nbytes for state in states for leaf in state.values())
 
     @property
-    def captures(self) -> bool:
-        """Whether frames are captured as graphs here."""
-        return self._graphs.captures
+    def prepares(self) -> bool:
+        """Whether the first frames take their time: they are compiled or captured."""
+        return self._graphs.prepares
 
-    def prepare(self) -> None:
-        """Run every part once, for every length of the past, with nobody active: what is captured is captured now."""
+    def prepare(self, on_part: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Run every part once, for every length of the past, with nobody active: what is compiled or captured is so now.
+
+        `on_part` is told how many parts are done, and of how many.
+        """
+        lengths = self._rings[0].lengths
+        total = 2 + len(lengths)
         with self._backend.running():
             self.active.zero_()
-            self._graphs.run("encode", self._encode)
-            self._graphs.run("decode", self._decode)
-            end, largest = 1, self._rings[0].size
-            while True:
+            for done, (name, part) in enumerate((("encode", self._encode), ("decode", self._decode))):
+                on_part(done, total)
+                self._graphs.run(name, part)
+            for done, end in enumerate(lengths, 2):
+                on_part(done, total)
                 slots = [ring.use(end) for ring in self._rings]
                 self._graphs.run(("language", *slots[:1]), self._language)
-                if slots[0] == largest:
-                    return
-                end = slots[0] + 1
 
     def begin(self, lane: int, config: GenerationConfig) -> None:
         """Give a lane to a new session."""
         delays = effective_delays(self.cfg, config.acoustic_delay)
         if config.text.repetition_penalty != 1 and config.text.repetition_context > MEMORY:
-            raise SessionError(f"in a batch the repetition context is at most {MEMORY}, got {config.text.repetition_context}")
+            raise ConfigError(f"in a batch the repetition context is at most {MEMORY}, got {config.text.repetition_context}")
         if config.guidance != 1 and not self._model.guided:
-            raise SessionError(f"guidance {config.guidance:g} needs two rows a conversation: model.lanes(count, guided=True)")
+            raise ConfigError(f"guidance {config.guidance:g} needs two rows a conversation: model.lanes(count, guided=True)")
         with self._backend.running():
             for state in (self._hearing, self._speaking):
                 clear(state, lane)

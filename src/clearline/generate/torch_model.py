@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from clearline.backends.torch_graph import clear, donate
-from clearline.backends.torch_ops import TorchOps
 from clearline.backends.torch_ring import TorchRing
 from clearline.backends.torch_run import Torch
 from clearline.generate.programs import LMPrograms
@@ -34,7 +33,7 @@ class TorchModel:
         self._depth_leaves: dict[str, Leaf] = {}
         # Step k of the depformer is at position k in every frame: masks are made once.
         at = [torch.full((self._rows,), k, device=device) for k in range(programs.cfg.dep_q)]
-        self._depth_at = [(position, TorchOps(self._backend.weights)) for position in at]
+        self._depth_at = [(position, self._backend.ops()) for position in at]
         self.strength = torch.ones(lanes, 1, dtype=torch.float64, device=device)
 
     @property

@@ -66,25 +66,33 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_hub(models: Mapping[str, Model], options: Options, metrics: Metrics | None = None) -> Hub:
+def make_hub(
+    models: Mapping[str, Model],
+    options: Options,
+    metrics: Metrics | None = None,
+    on_part: Callable[[int, int], None] = lambda done, total: None,
+) -> Hub:
     """A hub over loaded models by their names, the default first; takes a second to measure each.
 
     With `options.batch`, conversations are lanes of one batch: each waits on a thread of its own for the frame they share.
+    `on_part`: as in `Model.prepare`.
     Raises ConfigError for a model that does not speak.
     """
     limits, workers, batch = options.limits, options.workers, options.batch
     if batch is not None:
         workers, limits = batch, replace(limits, sessions=min(batch, limits.sessions or batch))
-    hub = Hub([_offer(name, model, options) for name, model in models.items()], limits, workers, metrics)
+    hub = Hub([_offer(name, model, options, on_part) for name, model in models.items()], limits, workers, metrics)
     if metrics is not None:
         metrics.watch(hub)
     return hub
 
 
-def _offer(name: str, model: Model, options: Options) -> Offer:
+def _offer(name: str, model: Model, options: Options, on_part: Callable[[int, int], None]) -> Offer:
     if model.config.dep_q == 0:
         raise ConfigError(f"{name} writes text only; a conversation needs a model that speaks")
-    open_engine = model.session if options.batch is None else model.lanes(options.batch).session
+    if options.batch is None:
+        model.prepare(options.preset, on_part=on_part)
+    open_engine = model.session if options.batch is None else model.lanes(options.batch, on_part=on_part).session
     mimi = model.mimi
     return Offer(name, open_engine, model.generation(options.preset), mimi.frame_size, mimi.sample_rate, options.preset)
 
@@ -126,11 +134,17 @@ def configured(hub: Hub, metrics: Metrics, options: Options) -> uvicorn.Config:
     )
 
 
-def serve(listener: socket.socket, models: Mapping[str, Model], options: Options, on_start: Callable[[str, Hub], None]) -> None:
+def serve(
+    listener: socket.socket,
+    models: Mapping[str, Model],
+    options: Options,
+    on_start: Callable[[str, Hub], None],
+    on_part: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Serve these models by their names, the default first, until a signal; `on_start` is called with the address and the hub
-    just before connections are taken."""
+    just before connections are taken, `on_part` as in `Model.prepare`."""
     metrics = Metrics()
-    hub = make_hub(models, options, metrics)
+    hub = make_hub(models, options, metrics, on_part)
     scheme = "http" if options.tls is None else "https"
     host = f"[{options.host}]" if ":" in options.host else options.host
     on_start(f"{scheme}://{host}:{listener.getsockname()[1]}", hub)
