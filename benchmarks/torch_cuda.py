@@ -1,17 +1,21 @@
 """Frames on a CUDA card: Clearline's lanes and Kyutai's `moshi`, in one process, on the 7B shape with random weights.
 
     python benchmarks/torch_cuda.py [--batches 1 8 32 64] [--filled 500 3000] [--dtype bfloat16] [--no-peer]
+    python benchmarks/torch_cuda.py --batches 1 --no-peer --inductor triton.enable_pdl=True      # what might be faster yet
+    python benchmarks/torch_cuda.py --batches 1 --no-peer --bits 8
     python benchmarks/torch_cuda.py --device cpu --shape tiny --steps 3     # that the script itself works
 
 Needs, in one environment, a CUDA build of PyTorch, Clearline, and for the peer `pip install --no-deps moshi==0.2.13` with its
 dependencies (oracle/setup.sh has the list). A step is the language model's; a frame has the codec's encoder and decoder
 too. Kyutai's run with its own CUDA graphs, and attends to its whole ring from the first step. Times are of the host, from
-handing in codes or sound to holding tokens or sound. Random weights: speed does not depend on what they say.
+handing in codes or sound to holding tokens or sound. Random weights: speed does not depend on what they say. Batches named by
+--compile run through torch.compile as well; the column `ready` is what the first frame of a length takes, compiling included.
 """
 
 import argparse
 import gc
 import time
+from ast import literal_eval
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -21,13 +25,15 @@ import shapes
 import torch
 from timing import Times, machine, timed
 
-from clearline.backends import get_backend
+from clearline.backends import get_backend, torch_compile
+from clearline.backends.torch_devices import memory_bandwidth
 from clearline.config import GenerationConfig, LMConfig, Sampling
 from clearline.config.kyutai import official_mimi
+from clearline.errors import BackendError
 from clearline.generate import Codec, LMPrograms
 from clearline.generate.guess import HEARD
 from clearline.generate.torch_frame import TorchFrame
-from clearline.lab.bench import matrix_bytes
+from clearline.lab.bench import matrix_bytes, read_bandwidth
 from clearline.model import lm_weights
 from clearline.ops import Weight
 
@@ -74,14 +80,18 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--filled", type=int, nargs="+", default=[500, 3000], help="positions of the past")
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--compile", type=int, nargs="*", default=[1], help="batches that run through torch.compile too")
+    parser.add_argument("--inductor", nargs="*", default=[], metavar="KEY=VALUE", help="options of torch.compile to try")
+    parser.add_argument("--bits", type=int, choices=[0, 4, 8], default=0, help="quantised matrices, as --quantize makes them")
     parser.add_argument("--no-peer", action="store_true")
     args = parser.parse_args()
+    torch_compile.OPTIONS.update({key: literal_eval(value) for key, value in (option.split("=") for option in args.inductor)})
     device = torch.device(args.device)
-    bandwidth = copy_bandwidth(device)
+    bandwidth = memory_bandwidth(device) or read_bandwidth()
     print(machine())
     about = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{about}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}; copy {bandwidth:.0f} GB/s read and written")
-    print("\n| program | batch | filled | step | frame with codec | memory | of bandwidth |\n|---|---|---|---|---|---|---|")
+    print(f"{about}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}; memory {bandwidth:.0f} GB/s")
+    print("\n| program | batch | filled | ready | step | frame with codec | memory | of bandwidth |\n" + "|---" * 8 + "|")
     cfg = SHAPES[args.shape]()
     found = clearline(cfg, args, bandwidth)
     gc.collect()
@@ -89,56 +99,62 @@ def main() -> None:
         torch.cuda.empty_cache()
     peer = {} if args.no_peer else kyutai(cfg, args, bandwidth)
     print()
-    for batch, (step, whole) in found.items():
-        print(f"batch {batch}, longest past: step {step:.2f} ms, frame {whole:.2f} ms", end="")
+    for (batch, compiled), (step, whole) in found.items():
+        print(f"batch {batch}{', compiled' if compiled else ''}, longest past: step {step:.2f} ms, frame {whole:.2f} ms", end="")
         theirs = peer.get(batch)
         print("" if theirs is None else f"; moshi takes {theirs[0] / step:.1f} and {theirs[1] / whole:.1f} times as long")
     print("goals, 7B in bfloat16 on an H200: batch 1 under 6 ms a frame and half of moshi's; batch 64 under 40 ms")
 
 
-# Median milliseconds of a step and of a frame with the codec, of each batch.
-Figures = dict[int, tuple[float, float]]
+# Median milliseconds of a step and of a frame with the codec.
+Figures = tuple[float, float]
 
 
-def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> Figures:
+def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict[tuple[int, bool], Figures]:
+    """By batch, and whether compiled."""
     backend, codec_backend = (get_backend("torch", device=args.device, dtype=dtype) for dtype in (args.dtype, "float32"))
-    weights = random_bfloat16(lm_weights(cfg))
+    weights = shapes.random_lm(cfg, args.bits) if args.bits else random_bfloat16(lm_weights(cfg))
     programs = LMPrograms(cfg, backend, weights)
     codec = Codec(official_mimi(), codec_backend, shapes.random_mimi())
-    found: Figures = {}
-    for batch in args.batches:
+    found: dict[tuple[int, bool], Figures] = {}
+    runs = [(batch, compiled) for batch in args.batches for compiled in (False, True) if not compiled or batch in args.compile]
+    for batch, compiled in runs:
         reset_memory(args.device)
+        torch.compiler.reset()  # else sizes that were others before are compiled for all sizes
+        backend.compiles = compiled
+        program = f"clearline ({args.dtype}{f', {args.bits} bits' * bool(args.bits)}{', compiled' * compiled})"
         try:
             frame = TorchFrame(codec, programs, batch)
             for lane in range(batch):
                 frame.begin(lane, replace(SETTINGS, seed=lane))
             for filled in args.filled:
-                step, whole = ours(frame, filled, args.steps)
-                read = read_bytes(cfg, args.dtype, batch, filled)
-                report(f"clearline ({args.dtype})", batch, filled, step, whole, memory(args.device), share(read, step, bandwidth))
-                found[batch] = (step.median, whole.median)
+                ready, step, whole = ours(frame, filled, args.steps)
+                read = read_bytes(weights, cfg, args.dtype, batch, filled)
+                report(program, batch, filled, ready, step, whole, memory(args.device), share(read, step, bandwidth))
+                found[batch, compiled] = (step.median, whole.median)
             del frame
         except torch.OutOfMemoryError:
-            print(f"| clearline ({args.dtype}) | {batch} | | does not fit | | | |", flush=True)
+            print(f"| {program} | {batch} | | does not fit | | | | |", flush=True)
+        except BackendError as error:
+            print(f"| {program} | {batch} | | {error} | | | | |", flush=True)
         gc.collect()
     return found
 
 
-def read_bytes(cfg: LMConfig, dtype: str, batch: int, filled: int) -> int:
+def read_bytes(weights: Mapping[str, Weight], cfg: LMConfig, dtype: str, batch: int, filled: int) -> int:
     """What a step cannot avoid to read: every matrix once, and the keys and values of every conversation's past."""
     width = np.dtype(getattr(ml_dtypes, dtype, dtype)).itemsize
-    matrices = {name: Weight(name, np.broadcast_to(np.float32(0), shape)) for name, shape in lm_weights(cfg).items()}
     rows = min(filled, cfg.transformer.context) * batch
     cache = 2 * cfg.transformer.num_kv_heads * cfg.transformer.head_dim * cfg.transformer.num_layers * rows
-    return (matrix_bytes(matrices) // 4 + cache) * width
+    return matrix_bytes(weights, width) + cache * width
 
 
 def share(read: int, step: Times, bandwidth: float) -> str:
     return f"{read / 1e6 / step.median / bandwidth:.1%} of {bandwidth:.0f} GB/s ({read / 1e9:.2f} GB)"
 
 
-def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[Times, Times]:
-    """A language-model step, and a frame from sound to sound, with every lane at position `filled`."""
+def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[float, Times, Times]:
+    """Seconds of a first frame, a language-model step, and a frame from sound to sound, with lanes at positions up to `filled`."""
     active, off = np.ones(frame.lanes, bool), np.zeros(frame.lanes, bool)
     users = max(1, frame.cfg.user_streams)
     forced = np.full((frame.lanes, 1 + frame.cfg.dep_q), -2)
@@ -146,7 +162,10 @@ def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[Times, Times]:
     pcm = np.random.default_rng(0).standard_normal((frame.lanes, 1920)).astype(np.float32) * 0.05
     heard = np.full((frame.lanes, users), HEARD)
     frame.encode(off, pcm, codes)
-    frame.pretend(filled)
+
+    def timed_from_there(what: Callable[[], None]) -> Times:
+        frame.pretend(max(1, filled - steps - 5))  # so that no longer past, and no new graph, is needed on the way
+        return timed(what, steps)
 
     def step() -> None:
         frame.language(active, forced, off)
@@ -158,18 +177,22 @@ def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[Times, Times]:
         frame.decode(active)
         frame.fetch()
 
-    return timed(step, steps), timed(whole, steps)
+    frame.pretend(filled - 1)
+    started = time.perf_counter()
+    whole()
+    return time.perf_counter() - started, timed_from_there(step), timed_from_there(whole)
 
 
-def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> Figures:
-    """The same of `moshi`, or why not."""
+def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict[int, Figures]:
+    """The same of `moshi` by batch, or why not."""
     try:
         from moshi.models import LMGen, loaders
         from moshi.models.lm import LMModel
     except ImportError as error:
-        print(f"| moshi | | | not measured: {error} | | | |")
+        print(f"| moshi | | | | not measured: {error} | | | |")
         return {}
-    found: Figures = {}
+    found: dict[int, Figures] = {}
+    weights = {name: Weight(name, np.broadcast_to(np.float32(0), shape)) for name, shape in lm_weights(cfg).items()}
     kwargs = dict(loaders._lm_kwargs)
     if args.shape != "moshi-7b":
         depth = cfg.depformer
@@ -188,17 +211,17 @@ def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> Figures
         for batch in args.batches:
             reset_memory(args.device)
             try:
-                step, whole = theirs(LMGen(model, use_sampling=True), mimi, batch, args.device, args.steps)
-                read = read_bytes(cfg, args.dtype, batch, cfg.transformer.context)
-                report("moshi 0.2.13", batch, "whole ring", step, whole, memory(args.device), share(read, step, bandwidth))
+                ready, step, whole = theirs(LMGen(model, use_sampling=True), mimi, batch, args.device, args.steps)
+                read = read_bytes(weights, cfg, args.dtype, batch, cfg.transformer.context)
+                report("moshi 0.2.13", batch, "whole ring", ready, step, whole, memory(args.device), share(read, step, bandwidth))
                 found[batch] = (step.median, whole.median)
             except torch.OutOfMemoryError:
-                print(f"| moshi 0.2.13 | {batch} | | does not fit | | | |", flush=True)
+                print(f"| moshi 0.2.13 | {batch} | | does not fit | | | | |", flush=True)
             gc.collect()
     return found
 
 
-def theirs(gen: object, mimi: object, batch: int, device: str, steps: int) -> tuple[Times, Times]:
+def theirs(gen: object, mimi: object, batch: int, device: str, steps: int) -> tuple[float, Times, Times]:
     codes = torch.randint(0, 2048, (batch, 8, 1), device=device)
     pcm = torch.randn(batch, 1, 1920, device=device) * 0.05
 
@@ -214,12 +237,14 @@ def theirs(gen: object, mimi: object, batch: int, device: str, steps: int) -> tu
             mimi.decode(tokens[:, 1:].clamp(0, 2047)).cpu()  # type: ignore[attr-defined]
 
     with gen.streaming(batch), mimi.streaming(batch):  # type: ignore[attr-defined]
-        return timed(step, steps), timed(whole, steps)
+        started = time.perf_counter()
+        whole()
+        return time.perf_counter() - started, timed(step, steps), timed(whole, steps)
 
 
-def report(program: str, batch: int, filled: object, step: Times, frame: Times, memory: str, share: str) -> None:
+def report(program: str, batch: int, filled: object, ready: float, step: Times, frame: Times, memory: str, share: str) -> None:
     print(
-        f"| {program} | {batch} | {filled} | {step.median:.2f} ms (p99 {step.p99:.2f}) "
+        f"| {program} | {batch} | {filled} | {ready:.1f} s | {step.median:.2f} ms (p99 {step.p99:.2f}) "
         f"| {frame.median:.2f} ms (p99 {frame.p99:.2f}) | {memory} | {share} |",
         flush=True,
     )
@@ -233,22 +258,6 @@ def reset_memory(device: str) -> None:
 
 def memory(device: str) -> str:
     return f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB" if device.startswith("cuda") else ""
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written by a copy, GB/s: what kernels that do nothing else reach."""
-    size = 4 << 30 if device.type == "cuda" else 1 << 28
-    a = torch.empty(size, dtype=torch.uint8, device=device)
-    b = torch.empty_like(a)
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    best = 0.0
-    for _ in range(10):
-        wait()
-        start = time.perf_counter()
-        b.copy_(a)
-        wait()
-        best = max(best, 2 * size / (time.perf_counter() - start) / 1e9)
-    return best
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """`clearline bench`: what it prints of a run, and what it concludes from figures."""
 
 import json
+import re
 
+import numpy as np
 import pytest
+from helpers.checkpoints import BACKENDS, DATA
 
 from clearline import load
-from clearline.lab.bench import BenchReport
+from clearline.lab.bench import BenchReport, bench, frame_bytes, matrix_bytes
+
+MODEL = DATA / "moshi_d1"
 
 
 def test_every_part_of_a_frame_is_timed(clearline):
@@ -35,6 +40,25 @@ def test_a_frame_in_one_evaluation_has_no_parts(clearline):
 )
 def test_verdict(frame, p99, words):
     assert words in BenchReport({}, None, frame, p99, 10, 30.0, 1.0).verdict
+
+
+@pytest.mark.parametrize(("backend", "lm_times", "codec_times"), [("numpy64", 2, 2), ("torch/cpu/bfloat16", 0.5, 1)])
+def test_what_a_frame_reads_is_counted_as_it_is_kept(backend, lm_times, codec_times):
+    """Against float32. The codec is never kept in less."""
+    if backend.split("/")[0] not in BACKENDS:
+        pytest.skip("not installed")
+    single = load(MODEL, backend="onnx")
+    codec = matrix_bytes(single.mimi.weights)
+    lm = frame_bytes(single, 3) - codec
+    assert codec > 0 and frame_bytes(load(MODEL, backend=backend), 3) == lm_times * lm + codec_times * codec
+
+
+def test_a_device_with_a_memory_of_its_own_is_not_held_against_the_processors(clearline, monkeypatch):
+    tiny = load(MODEL, backend="numpy64")
+    monkeypatch.setattr(type(tiny.backend), "device", "mps")
+    assert np.isnan(bench(tiny, 10).fraction_of_limit)
+    printed = clearline("bench", "--frames", 10, "--backend", "numpy64", "--model", MODEL)
+    assert printed.code == 0 and re.search(r"memory: \d+ MB a frame$", printed.out, re.MULTILINE)
 
 
 def test_fraction_of_the_limit():

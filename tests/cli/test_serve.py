@@ -47,6 +47,7 @@ TWILIO = "the auth token of an account"
         (["--model", "nano", "--model", "b=/does/not/exist"], "there is no model at /does/not/exist"),
         (["--model", "nano", "--model", "b=nano", "--batch", "2"], "--batch steps one model"),
         (["--twilio-signed"], "TWILIO_AUTH_TOKEN"),
+        (["--threads", "0"], "threads is 0; it must be a whole number in 1..1024"),
     ],
 )
 def test_mistakes(clearline, arguments, message, monkeypatch):

@@ -1,5 +1,6 @@
 """`clearline bench`: is this machine fast enough for this model?"""
 
+import math
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from clearline.cli.as_json import print_json, with_hashes
 from clearline.cli.options import (
     BackendOption,
     CacheOption,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -28,6 +30,7 @@ def bench(
     dtype: DtypeOption = None,
     cache: CacheOption = None,
     weights: WeightsOption = None,
+    compile: CompileOption = False,
     threads: ThreadsOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -37,7 +40,7 @@ def bench(
     from clearline.app import load
     from clearline.lab.bench import bench as measure
 
-    with Steps("bench", quiet=json_output, first=f"loading {model}"):
+    with Steps("bench", quiet=json_output, first=f"loading {model}") as steps:
         loaded = load(
             model,
             backend=backend,
@@ -47,7 +50,9 @@ def bench(
             dtype=dtype,
             cache=cache,
             weights=weights,
+            compile=compile,
         )
+        loaded.prepare(on_part=steps.part)
     with RunProgress("bench", show_text=False, quiet=json_output) as progress:
         report = measure(loaded, frames, threads or os.cpu_count() or 1, progress.frame)
     if json_output:
@@ -63,8 +68,8 @@ def bench(
         for part, milliseconds in [*report.parts.items(), ("sampling and the rest", report.overhead)]:
             typer.echo(f"{part:<22} {milliseconds:7.2f} ms")
     typer.echo(f"{'frame':<22} {report.frame:7.2f} ms   (99th percentile {report.p99:.2f} ms, {report.frames} frames of 80 ms)")
-    typer.echo(
-        f"memory: {report.gigabytes * 1e3:.0f} MB a frame at {report.bandwidth:.0f} GB/s is "
-        f"{report.fraction_of_limit:.0%} of the time taken"
-    )
+    memory = f"memory: {report.gigabytes * 1e3:.0f} MB a frame"
+    if not math.isnan(report.bandwidth):
+        memory += f" at {report.bandwidth:.0f} GB/s is {report.fraction_of_limit:.0%} of the time taken"
+    typer.echo(memory)
     typer.echo(report.verdict)

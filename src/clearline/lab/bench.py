@@ -1,6 +1,7 @@
 """How fast is this model on this machine, where does the time go, and how far is that from what memory allows?"""
 
 import copy
+import math
 import threading
 import time
 from collections import defaultdict
@@ -16,14 +17,17 @@ from clearline.ops import Leaf, Program, Weight, lazy
 
 FRAME_MS = 80.0
 PARTS = ("encode", "temporal", "depformer", "decode")
+# Bytes of a value as it is kept; what is in whole numbers comes with a float32 scale for every 32.
+_KEPT = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int16": 2 + 4 / 32, "int8": 1 + 4 / 32}
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Milliseconds a frame (medians), by part; gigabytes a frame must read, and GB/s the machine can.
+    """Milliseconds a frame (medians), by part; gigabytes a frame must read, and GB/s the memory can that it is read
+    from (NaN: nobody says).
 
-    `overhead` is everything that is not inside a backend: sampling, alignment, Python. A backend that computes a frame in
-    one evaluation (mlx) has no parts to tell: `parts` is then empty and `overhead` None.
+    `overhead` is everything that is not inside a backend: sampling, alignment, Python. Where a frame is computed
+    in one go (mlx; torch on CUDA or compiled) there are no parts to tell: `parts` is then empty and `overhead` None.
     """
 
     parts: dict[str, float]
@@ -36,7 +40,7 @@ class BenchReport:
 
     @property
     def fraction_of_limit(self) -> float:
-        """Share of the time that reading the bytes once at full bandwidth would take."""
+        """Share of the time that reading the bytes once at full bandwidth would take; NaN where that is not known."""
         return self.gigabytes / self.bandwidth * 1e3 / self.frame
 
     @property
@@ -56,7 +60,8 @@ class BenchReport:
 def bench(model: Model, frames: int = 100, threads: int = 2, on_frame: Callable[[int, int], None] | None = None) -> BenchReport:
     """Step a session of `model` on noise for `frames` frames after a warm-up, and time every part."""
     clock: dict[str, float] = defaultdict(float)
-    codec, programs, whole = model.mimi, model.programs, lazy(model.backend) is not None
+    codec, programs, config = model.mimi, model.programs, model.generation()
+    whole = lazy(model.backend) is not None or model.in_lanes(config)
     if not whole:
         codec, programs = _TimedCodec(codec, clock), copy.copy(programs)
         programs.temporal = _Timed(programs.temporal, "temporal", clock)
@@ -64,7 +69,7 @@ def bench(model: Model, frames: int = 100, threads: int = 2, on_frame: Callable[
     pcm = (np.random.default_rng(0).standard_normal((frames + 5, model.mimi.frame_size)) * 0.05).astype(np.float32)
     rows: list[dict[str, float]] = []
     totals: list[float] = []
-    with Session(codec, programs, model.tokenizer, model.generation()) as session:
+    with model.session(config) if whole else Session(codec, programs, model.tokenizer, config) as session:
         for number, samples in enumerate(pcm):
             clock.clear()
             start = time.perf_counter()
@@ -79,17 +84,27 @@ def bench(model: Model, frames: int = 100, threads: int = 2, on_frame: Callable[
     overhead = None if whole else float(np.median([total - sum(row.values()) for row, total in zip(rows, totals, strict=True)]))
     return BenchReport(
         parts, overhead, float(np.median(totals)), float(np.percentile(totals, 99)), frames,
-        read_bandwidth(threads), frame_bytes(model, frames) / 1e9,
+        _bandwidth(model, threads), frame_bytes(model, frames) / 1e9,
     )  # fmt: skip
+
+
+def _bandwidth(model: Model, threads: int) -> float:
+    """GB/s of the memory the model lies in: this machine's, or its device's own."""
+    if model.backend.device == "cpu":
+        return read_bandwidth(threads)
+    found = getattr(model.backend, "bandwidth", lambda: None)()
+    return math.nan if found is None else float(found)
 
 
 def frame_bytes(model: Model, filled: int) -> int:
     """Bytes a frame cannot avoid reading: every matrix once, and the keys and values of `filled` positions."""
     cfg = model.config.transformer
-    # What is not float32 comes with a float32 scale for every 32.
-    cached, dense = ({"int8": 1 + 4 / 32, "int16": 2 + 4 / 32}.get(kept or "", 4) for kept in (model.cache, model.weights))
+    own = model.backend.dtype
+    cached, dense, codec = (
+        _KEPT[kept] for kept in (model.cache or own, model.weights or own, model.weights or model.mimi.backend.dtype)
+    )
     cache = 2 * cached * cfg.num_kv_heads * cfg.head_dim * min(filled, cfg.context) * cfg.num_layers
-    return int(matrix_bytes(model.programs.weights, dense) + matrix_bytes(model.mimi.weights, dense) + cache)
+    return int(matrix_bytes(model.programs.weights, dense) + matrix_bytes(model.mimi.weights, codec) + cache)
 
 
 def matrix_bytes(weights: Mapping[str, Weight], dense: float = 4) -> int:
