@@ -106,7 +106,7 @@ def test_after_a_wrong_guess_the_sound_is_that_of_the_right_tokens(wrong, monkey
         return found
 
     class Mistaken:
-        active = staticmethod(whole._whole._backend.active)
+        alone = staticmethod(whole._whole._backend.alone)
         now = staticmethod(mistaken)
 
     whole._whole._backend = Mistaken()

@@ -1,22 +1,28 @@
 """The MLX backend where the common tests do not look: packed weights as they are, rings in place, batch-mates, threads, devices."""
 
+import gc
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers.checkpoints import model, speech
+from helpers.checkpoints import DATA, model, speech
 from helpers.one_op import FLOAT32, check
 
 mx = pytest.importorskip("mlx.core")
 
+import clearline  # noqa: E402
 from clearline.backends import get_backend  # noqa: E402
 from clearline.backends.mlx_devices import gpu  # noqa: E402
+from clearline.backends.mlx_ops import MlxOps  # noqa: E402
 from clearline.backends.mlx_run import Mlx  # noqa: E402
 from clearline.backends.mlx_weights import MlxWeights  # noqa: E402
 from clearline.backends.selftest import cases, measure  # noqa: E402
+from clearline.config import Sampling  # noqa: E402
 from clearline.errors import BackendError  # noqa: E402
+from clearline.generate.guess import WholeStep  # noqa: E402
 from clearline.ops import InputSpec, StateSpec, Weight  # noqa: E402
 from clearline.ops.weight import quantise  # noqa: E402
 
@@ -161,7 +167,7 @@ def test_rings_are_written_in_place(draw):
     backend = get_backend("mlx/cpu")
     program, fresh = attention(backend, 1, 8, 128, 4096)
     state = fresh()
-    state["ring"].reserve(4096)
+    backend.alone(lambda: state["ring"].reserve(4096))
     size = 2 * 4 * 4096 * 8 * 128
     given = {name: draw(1, 1, 8, 128) for name in "qkv"}
     program.run(state, given | {"p": np.array([4000])})
@@ -209,7 +215,58 @@ def test_compiled_is_the_same(draw):
         check("mlx", b, a, FLOAT32)
 
 
-def test_weights_are_made_while_a_step_is_traced(draw):
+@pytest.mark.skipif(gpu()[1] != "" and shutil.which("g++") is None, reason="on a CPU mx.compile needs g++")
+def test_what_is_prepared_is_not_traced_again_however_long_the_past_becomes(draw, monkeypatch):
+    backend, context = Mlx(compiled=True), 200
+    program, fresh = attention(backend, 1, 2, 8, context)
+    traced = []
+    honest = MlxOps.ring_attend
+    monkeypatch.setattr(MlxOps, "ring_attend", lambda self, *given: traced.append(given[3].k.shape[2]) or honest(self, *given))
+    program.prepare()
+    assert traced == [64, 128, 200]
+    state = fresh()
+    for t in range(context + 20):
+        program.run(state, {name: draw(1, 1, 2, 8) for name in "qkv"} | {"p": np.array([t])})
+    assert len(traced) == 3 and state["ring"].slots == 200
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_that_replaces_another_is_itself_in_every_thread(compiled):
+    """Compiled steps are found by an address, which a later program may get; MLX forgets them in one thread only."""
+    threads = [ThreadPoolExecutor(1) for _ in range(2)]
+    for value in range(20):
+        weights = {"w": Weight("w", np.full((4, 4), value, np.float32))}
+        given = {"x": np.ones((1, 4), np.float32)}
+        backend = Mlx(compiled=compiled)
+        step = lambda ops, w, s, i: {"y": ops.linear(i["x"], w["w"])}  # noqa: E731
+        program = backend.compile(step, weights, [], {"x": InputSpec((1, 4))})
+        for thread in threads:
+            assert thread.submit(program.run, {}, given).result()["y"].tolist() == [[4.0 * value] * 4]
+        del program, backend
+        gc.collect()
+
+
+def test_weights_are_there_when_a_model_is_loaded():
+    loaded = clearline.load(DATA / "moshi_d1", backend="mlx/cpu")
+    held = set(loaded.backend.weights._made)
+    with loaded.session(seed=1) as session:
+        session.step(np.zeros(1920, np.float32))
+    lm = {id(weight) for weight in loaded.programs.weights.values()}
+    assert held and {key for key in loaded.backend.weights._made if key[0] in lm} <= held
+
+
+def test_noise_keeps_its_digits_where_activations_do_not():
+    """A guess of bfloat16 noise would be wrong too often."""
+    value = np.float32(1 + 2**-20)
+    for wide, kept in ((True, value), (False, np.float32(1))):
+        spec = {"x": InputSpec((1,), wide=wide)}
+        program = Mlx(dtype="bfloat16").compile(lambda ops, w, s, i: {"y": i["x"]}, {}, [], spec)
+        assert program.run({}, {"x": np.array([value])})["y"] == kept
+    whole = WholeStep(model("moshi_d1", "mlx/cpu").config, Sampling(), Sampling())
+    assert {name for name, spec in whole.inputs().items() if spec.wide} == {"text_noise", "audio_noise"}
+
+
+def test_weights_are_made_while_a_step_is_traced(draw, monkeypatch):
     """Laid out at first use, which for a compiled step is in the middle of its trace: packed, table, taps and all."""
     packed, _ = mlx_weight(draw, 4, 32)
     weights = {"w": packed, "c": Weight("c", draw(5, 24, 3).astype(np.float32))}
@@ -220,7 +277,10 @@ def test_weights_are_made_while_a_step_is_traced(draw):
 
     weights["c2"] = Weight("c2", draw(7, 5).astype(np.float32))
     ids = np.array([[3, 9, -1, 0, 23]])
-    found = [run_once(Mlx(compiled=compiled), operation, weights, ids=ids) for compiled in (False, True)]
+    # Not by `compile`, which has it done before.
+    with monkeypatch.context() as patch:
+        patch.setattr("clearline.backends.mlx_run._MlxProgram.lay_out", lambda self: None)
+        found = [run_once(Mlx(compiled=compiled), operation, weights, ids=ids) for compiled in (False, True)]
     np.testing.assert_array_equal(*found)
 
 
@@ -259,6 +319,16 @@ def test_a_batch_of_sessions_is_each_of_them_alone():
 
 @pytest.mark.skipif(not gpu()[1], reason="this MLX has a GPU")
 class TestWithoutGpu:
+    def test_a_version_that_computes_wrong_numbers_is_refused(self, monkeypatch):
+        from clearline.backends import mlx_devices
+
+        for found, refused in (("0.31.2", True), ("0.32.0", True), ("0.32.1", False), ("0.33.0.dev2026", False), ("1.0", False)):
+            monkeypatch.setattr(mlx_devices, "version", lambda name, found=found: found)
+            assert bool(mlx_devices.devices()[1].fault) is refused
+            if refused:
+                with pytest.raises(BackendError, match=rf"MLX {found} is too old, .*; pip install 'mlx>=0.32.1'"):
+                    get_backend("mlx/cpu")
+
     def test_the_gpu_is_refused_with_the_reason(self):
         name, fault = gpu()
         with pytest.raises(BackendError, match=f"device {name} cannot be used: this MLX") as told:
@@ -308,8 +378,15 @@ def test_full_float32_unless_told_otherwise():
 
 
 def test_out_of_memory_is_told_with_what_to_do():
+    def fails(text):
+        raise RuntimeError(text)
+
     backend = Mlx()
-    with pytest.raises(BackendError, match=r"cpu is out of memory with \d+\.\d GB .*--quantize"), backend.active():
-        raise RuntimeError("[metal::malloc] Attempting to allocate 99 bytes which is greater than the maximum")
-    with pytest.raises(RuntimeError, match="something else"), backend.active():
-        raise RuntimeError("something else")
+    for text in (
+        "[metal::malloc] Attempting to allocate 99 bytes which is greater than the maximum",
+        "[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+    ):
+        with pytest.raises(BackendError, match=r"cpu is out of memory with \d+\.\d GB .*--quantize"):
+            backend.alone(lambda text=text: fails(text))
+    with pytest.raises(RuntimeError, match="something else"):
+        backend.alone(lambda: fails("something else"))

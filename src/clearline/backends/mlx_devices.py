@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from functools import cache
 from importlib.metadata import version
 
@@ -14,6 +15,9 @@ from clearline.errors import BackendError
 # It reads this at its first product. Whoever has set it to 1 gets what they asked for.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
+# Older ones give a new model the compiled steps of one that is gone (before 0.32.1), abort where Metal's memory runs out, cannot
+# compile an embedding with a norm, or read reversed arrays wrongly in fused kernels (before 0.32.0).
+OLDEST = (0, 32, 1)
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
@@ -21,7 +25,17 @@ def devices() -> list[Device]:
     """The GPU that belongs to this build of MLX or to this machine, with what is wrong with it, then the CPU."""
     name, fault = gpu()
     about = f"MLX {version('mlx')} on {'Metal' if name == 'metal' else 'CUDA'}"
-    return [Device(name, about, fault), Device("cpu", f"MLX {version('mlx')}; on Linux slow, with the reference BLAS")]
+    cpu = f"MLX {version('mlx')}; on Linux slow, with the reference BLAS"
+    return [Device(name, about, fault or version_fault()), Device("cpu", cpu, version_fault())]
+
+
+def version_fault() -> str:
+    """Why this version of MLX is not used, or nothing."""
+    found = version("mlx")
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:3]) >= OLDEST:
+        return ""
+    oldest = ".".join(map(str, OLDEST))
+    return f"MLX {found} is too old, and computes wrong numbers in places; pip install 'mlx>={oldest}'"
 
 
 def gpu() -> tuple[str, str]:
@@ -31,8 +45,9 @@ def gpu() -> tuple[str, str]:
     if hasattr(mx, "cuda") and mx.cuda.is_available():
         return "cuda", _start_fault()
     if platform.system() == "Darwin":
-        return "metal", "this MLX finds no Metal; it needs a Mac with Apple Silicon, and macOS 13.5 or newer"
-    return "cuda", "this MLX has no CUDA, or finds no card; pip install 'mlx[cuda12]' is the build with CUDA"
+        return "metal", "this MLX finds no Metal; it needs a Mac with Apple Silicon, and macOS 14 or newer"
+    build = "pip uninstall mlx-cpu && pip install 'mlx[cuda12]' brings the build with CUDA"
+    return "cuda", f"this MLX has no CUDA, or finds no card; {build}"
 
 
 @cache
@@ -48,6 +63,8 @@ def _start_fault() -> str:
 
 def checked_device(wanted: Wanted) -> tuple[str, str]:
     """The device to use, and why it is the CPU where nobody asked for that. Raises BackendError when it is not to be had."""
+    if fault := version_fault():
+        raise BackendError(f"the mlx backend cannot be used: {fault}")
     name, fault = gpu()
     only("mlx", wanted, ("metal", "cuda", "cpu"), tuple(DTYPES))
     theirs = "Metal needs a Mac" if name == "cuda" else "CUDA needs an NVIDIA card, and this is a Mac"
@@ -67,7 +84,7 @@ def free_memory(device: str) -> int | None:
     recommends how much of it to use."""
     if device == "cpu":
         return None
-    info = mx.device_info() if hasattr(mx, "device_info") else mx.metal.device_info()
+    info = mx.device_info()
     if (free := info.get("free_memory")) is not None:
         return int(free)
     most = info.get("max_recommended_working_set_size") or info.get("total_memory")

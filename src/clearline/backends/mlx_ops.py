@@ -220,7 +220,7 @@ class MlxOps:
             kept = scores >= mx.min(mx.topk(scores, how.top_k, -1), -1, keepdims=True)
         if 0 < how.top_p < 1:
             p = mx.softmax(mx.where(kept, scores, -np.inf), -1)
-            ordered = mx.sort(p, -1)[..., ::-1]
+            ordered = -mx.sort(-p, -1)  # nothing that is read backwards: fused kernels had that wrong
             least = mx.where(mx.cumsum(ordered, -1) - ordered <= how.top_p, ordered, np.inf)
             kept = kept & (p >= mx.min(least, -1, keepdims=True))
         if how.min_p > 0:

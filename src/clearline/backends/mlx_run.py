@@ -1,11 +1,12 @@
 """Running steps with MLX: lazy arrays, and one evaluation for everything a step leaves behind."""
 
 import logging
+import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -19,8 +20,11 @@ from clearline.backends.wanted import Wanted, refuse_kept
 from clearline.errors import BackendError
 from clearline.ops import Backend, InputSpec, Leaf, Program, State, StateSpec, StepFunction, Weight, Weights, as_ops
 
-# MLX before 0.31.2 may not be used by two threads at once, and a GPU has one queue anyway.
-_ALONE = threading.RLock()
+T = TypeVar("T")
+# All of MLX's work is done by one thread, and a GPU has one queue anyway. What is compiled, and streams, are a thread's own: in a
+# second one every step would be traced again, and a new model could meet the compiled steps of one that is gone.
+_HERE = threading.local()
+_THREAD = ThreadPoolExecutor(1, "mlx", lambda: setattr(_HERE, "is_it", True))
 
 
 class _MlxProgram:
@@ -35,7 +39,8 @@ class _MlxProgram:
         self._step = step
         self._weights = Weights(weights)
         self._backend = backend
-        self._state = {spec.path: spec.kind for spec in state}
+        self._specs = list(state)
+        self._state = {spec.path: spec.kind for spec in self._specs}
         self._inputs = dict(inputs)
         self._call = mx.compile(self._traced) if backend.compiled else self._traced
 
@@ -49,31 +54,63 @@ class _MlxProgram:
         return {name: y if _whole(y) else y.astype(mx.float32) for name, y in outputs.items()}, view.new
 
     def run(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with self._backend.active():
-            return self._backend.now(self.later(state, inputs), [state])
+        return self._backend.alone(lambda: self._backend.now(self.later(state, inputs), [state]))
 
     def later(self, state: dict[str, Leaf], inputs: Mapping[str, np.ndarray | mx.array]) -> dict[str, mx.array]:
         """As `run`, with nothing computed yet: outputs and leaves wait for `Mlx.now`. Inputs may wait as well."""
-        with self._backend.active():
-            given = {name: self._array(inputs[name], spec.ids) for name, spec in self._inputs.items()}
-            outputs, new = self._call({path: self._leaf(state[path], kind) for path, kind in self._state.items()}, given)
-            # The old arrays are let go before anything is computed, so that rings are written where they are.
-            for path, leaf in new.items():
-                if isinstance(state[path], MlxRing):
-                    state[path].k, state[path].v = leaf
-                else:
-                    state[path] = leaf
-            return outputs
+        return self._backend.alone(lambda: self._later(self._call, state, inputs))
 
-    def _array(self, array: np.ndarray | mx.array, ids: bool) -> mx.array:
-        kind = mx.int64 if ids else self._backend.float
+    def lay_out(self) -> None:
+        """Every weight is on the device now, or the error comes before anything is half loaded: one step, of which nothing is
+        computed."""
+        self._backend.alone(lambda: self._later(self._traced, self._backend.state(self._specs), self._zeros()))
+
+    def prepare(self) -> None:
+        """Compile for every size of the rings now, where that is done, and not in the frame in which they grow."""
+        if self._backend.compiled:
+            self._backend.alone(self._run_every_size)
+
+    def _run_every_size(self) -> None:
+        state = self._backend.state(self._specs)
+        rings = [leaf for leaf in state.values() if isinstance(leaf, MlxRing)]
+        while True:
+            self._backend.now(self._later(self._call, state, self._zeros()), [state])
+            growing = [ring for ring in rings if ring.slots < ring.full]
+            if not growing:
+                return
+            for ring in growing:
+                ring.reserve(ring.slots + 1)
+
+    def _zeros(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(spec.shape, np.int64 if spec.ids else np.float32) for name, spec in self._inputs.items()}
+
+    def _later(
+        self, call: Callable[..., Any], state: dict[str, Leaf], inputs: Mapping[str, np.ndarray | mx.array]
+    ) -> dict[str, mx.array]:
+        given = {name: self._array(inputs[name], self._kind(spec)) for name, spec in self._inputs.items()}
+        outputs: dict[str, mx.array]
+        outputs, new = call({path: self._leaf(state[path], kind) for path, kind in self._state.items()}, given)
+        # The old arrays are let go before anything is computed, so that rings are written where they are.
+        for path, leaf in new.items():
+            if isinstance(state[path], MlxRing):
+                state[path].k, state[path].v = leaf
+            else:
+                state[path] = leaf
+        return outputs
+
+    def _kind(self, spec: InputSpec) -> mx.Dtype:
+        return mx.int64 if spec.ids else mx.float32 if spec.wide else self._backend.float
+
+    def _array(self, array: np.ndarray | mx.array, kind: mx.Dtype) -> mx.array:
         return array.astype(kind) if isinstance(array, mx.array) else mx.array(np.ascontiguousarray(array), kind)
 
     def _leaf(self, leaf: Leaf, kind: str) -> Any:
         if kind == "ring":
             leaf.reserve(leaf.end + leaf.rows)
             return leaf.k, leaf.v
-        return self._array(leaf, kind == "position") if isinstance(leaf, np.ndarray) else leaf
+        if isinstance(leaf, np.ndarray):
+            return self._array(leaf, mx.int64 if kind == "position" else self._backend.float)
+        return leaf
 
 
 class Mlx:
@@ -90,17 +127,19 @@ class Mlx:
         self._place = mx.Device(mx.cpu if device == "cpu" else mx.gpu)
         # On a CPU `mx.compile` starts g++ for every fused kernel: see benchmarks/RESULTS.md.
         self.compiled = device != "cpu" if compiled is None else compiled
-        with self.active():
-            self.weights = MlxWeights(self.float, cpu=device == "cpu")
+        self.weights = MlxWeights(self.float, cpu=device == "cpu")
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """No other thread, this device, and its lack of memory told as ours."""
+    def alone(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done by MLX's thread on this device, with its lack of memory told as ours."""
+        return self._told(work) if hasattr(_HERE, "is_it") else _THREAD.submit(self._told, work).result()
+
+    def _told(self, work: Callable[[], T]) -> T:
         try:
-            with _ALONE, mx.stream(self._place):
-                yield
+            with mx.stream(self._place):
+                return work()
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or "alloc" in str(error):
+            # "Insufficient Memory" is Metal's; other failures of a malloc name it.
+            if isinstance(error, MemoryError) or re.search(r"alloc|memory", str(error), re.IGNORECASE):
                 raise BackendError(memory_message(self.device, error)) from error
             raise
 
@@ -109,22 +148,26 @@ class Mlx:
         return free_memory(self.device)
 
     def state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
+        return self.alone(lambda: self._state(specs))
+
+    def _state(self, specs: Iterable[StateSpec]) -> dict[str, Leaf]:
         leaves: dict[str, Leaf] = {}
-        with self.active():
-            for spec in specs:
-                if spec.kind == "ring":
-                    # NaN screams when a mask lets through what was never written; a GPU's fused attention may add its mask.
-                    leaves[spec.path] = MlxRing(spec, self.float, np.nan if self.device == "cpu" else 0.0)
-                else:
-                    leaves[spec.path] = mx.zeros(spec.shape, mx.int64 if spec.kind == "position" else self.float)
-            mx.eval(_arrays(leaves))
+        for spec in specs:
+            if spec.kind == "ring":
+                # NaN screams when a mask lets through what was never written; a GPU's fused attention may add its mask.
+                leaves[spec.path] = MlxRing(spec, self.float, np.nan if self.device == "cpu" else 0.0)
+            else:
+                leaves[spec.path] = mx.zeros(spec.shape, mx.int64 if spec.kind == "position" else self.float)
+        mx.eval(_arrays(leaves))
         return leaves
 
     def now(self, outputs: Mapping[str, mx.array], states: Iterable[Mapping[str, Leaf]]) -> dict[str, np.ndarray]:
         """Compute what steps have left to be computed, in one evaluation: the outputs for NumPy, the states for the next steps."""
-        with self.active():
-            mx.eval(dict(outputs), [_arrays(state) for state in states])
-            return {name: _numpy(array) for name, array in outputs.items()}
+        return self.alone(lambda: self._now(outputs, states))
+
+    def _now(self, outputs: Mapping[str, mx.array], states: Iterable[Mapping[str, Leaf]]) -> dict[str, np.ndarray]:
+        mx.eval(dict(outputs), [_arrays(state) for state in states])
+        return {name: _numpy(array) for name, array in outputs.items()}
 
     def compile(
         self,
@@ -133,7 +176,9 @@ class Mlx:
         state: Iterable[StateSpec],
         inputs: Mapping[str, InputSpec],
     ) -> Program:
-        return _MlxProgram(step, weights, state, inputs, self)
+        program = _MlxProgram(step, weights, state, inputs, self)
+        program.lay_out()
+        return program
 
 
 def make(wanted: Wanted) -> Backend:

@@ -91,7 +91,7 @@ def chat(
             compile=compile,
         )
         config = loaded.generation(preset, seed=seed)
-        loaded.prepare(config, on_part=steps.part)
+        loaded.prepare(config, live=True, on_part=steps.part)
     recorder = Recorder()
     with Meters() as meters:
         try:

@@ -51,9 +51,9 @@ class WholeStep:
         given |= {"start": InputSpec((1,), True), "said": InputSpec((1, cfg.dep_q), True)}
         given["forced"] = InputSpec((1, 1 + cfg.dep_q), True)
         if self._how[0].temperature > 0:
-            given["text_noise"] = InputSpec((1, cfg.text_card_out))
+            given["text_noise"] = InputSpec((1, cfg.text_card_out), wide=True)
         if self._how[1].temperature > 0:
-            given["audio_noise"] = InputSpec((cfg.dep_q, cfg.card))
+            given["audio_noise"] = InputSpec((cfg.dep_q, cfg.card), wide=True)
         return given
 
     def step(self, ops: Ops, w: Weights, s: State, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -5,7 +5,6 @@ silently: token ids are int64, everything else is the backend's one float type (
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -15,6 +14,7 @@ from clearline.ops.state import Leaf, State, StateSpec
 from clearline.ops.weight import Weight, Weights
 
 A = TypeVar("A")
+T = TypeVar("T")
 
 
 class Array(Protocol):
@@ -115,10 +115,12 @@ def as_ops(ops: OpsOf[A]) -> Ops:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a step: its shape, and whether it holds token ids (int64) or samples and activations (float)."""
+    """One input of a step: its shape, and whether it holds token ids (int64) or samples and activations (float); these are
+    `wide` where float32 is the least they are kept in."""
 
     shape: tuple[int, ...]
     ids: bool = False
+    wide: bool = False
 
 
 StepFunction = Callable[[Ops, Weights, State, Mapping[str, Array]], dict[str, Array]]
@@ -136,6 +138,9 @@ class LazyProgram(Program, Protocol):
 
     def later(self, state: dict[str, Leaf], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """As `run`; inputs may be arrays that are not computed yet, outputs and leaves are such arrays."""
+
+    def prepare(self) -> None:
+        """Compile what the steps of a long session need, where anything is compiled."""
 
 
 class Backend(Protocol):
@@ -161,8 +166,8 @@ class Backend(Protocol):
 class LazyBackend(Backend, Protocol):
     """A backend whose programs are `LazyProgram`s, and whose operations can draw tokens (`clearline.generate.guess`)."""
 
-    def active(self) -> AbstractContextManager[None]:
-        """Where its arrays are made and computed; nobody else's are meanwhile."""
+    def alone(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done where its arrays are made and computed; nobody else's are meanwhile."""
 
     def now(self, outputs: Mapping[str, Any], states: Iterable[Mapping[str, Leaf]]) -> dict[str, np.ndarray]:
         """Compute outputs and states, all in one evaluation."""
