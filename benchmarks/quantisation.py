@@ -22,10 +22,10 @@ import numpy as np
 import onnxruntime
 
 import clearline
-from clearline.app import _loaded, code_version
+from clearline.app import code_version
 from clearline.audio import read_audio, to_mono
 from clearline.backends import get_backend, native
-from clearline.checkpoint import is_linear, linear_bits
+from clearline.checkpoint import is_linear, linear_bits, read_weights
 from clearline.config import LMConfig
 from clearline.config.compact import acoustic_delays, depformer, moshi
 from clearline.generate import LMPrograms
@@ -171,9 +171,9 @@ def measure(label: str, cfg: LMConfig, weights: Weights, codes: tuple[np.ndarray
     variants: dict[str, Callable[[], Weights]] = {
         "bf16": lambda: replaced(weights, bfloat16),
         "q8, weights only": lambda: replaced(weights, lambda w: quantised(w, 8)),
-        "q8, as run": lambda: _loaded(weights, 8),
+        "q8, as run": lambda: read_weights(weights, 8),
         "q4, weights only": lambda: replaced(weights, lambda w: quantised(w, 4)),
-        "q4, as run": lambda: _loaded(weights, 4),
+        "q4, as run": lambda: read_weights(weights, 4),
         "MLX q4, weights only": lambda: replaced(weights, mlx_q4),
     }
     count = sum(int(np.prod(shape)) for shape in lm_weights(cfg).values())

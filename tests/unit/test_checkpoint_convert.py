@@ -16,8 +16,7 @@ from helpers.checkpoints import DATA, copy_checkpoint
 from safetensors.numpy import load_file, save_file
 
 import clearline
-from clearline.app import _loaded
-from clearline.checkpoint import is_linear, open_checkpoint
+from clearline.checkpoint import is_linear, open_checkpoint, read_weights
 from clearline.checkpoint.convert import MANIFEST, convert
 from clearline.config.kyutai import parse_checkpoint
 from clearline.config.named import MODEL_NAMES, named_model
@@ -51,9 +50,9 @@ def child(source: Path, target: Path, stop: int = 0) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("precision", ["q8", "q4"])
 def test_a_converted_folder_holds_what_load_would_make(precision, tmp_path):
     source = open_checkpoint(DATA / "moshi_d1")
-    expected = _loaded(source.lm_weights(), {"q8": 8, "q4": 4}[precision])
+    expected = read_weights(source.lm_weights(), {"q8": 8, "q4": 4}[precision])
     convert(source, tmp_path, precision)
-    found = _loaded(open_checkpoint(tmp_path).lm_weights(), 0)
+    found = read_weights(open_checkpoint(tmp_path).lm_weights(), 0)
     assert list(found) == list(expected) and any(weight.bits for weight in found.values())
     for name, weight in expected.items():
         assert (found[name].bits, found[name].group) == (weight.bits, weight.group)
@@ -192,7 +191,7 @@ def test_a_killed_gguf_goes_on(tmp_path):
 def test_a_large_model_is_quantised_once_and_mapped_ever_after(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CLEARLINE_HOME", str(tmp_path))
     uncached = clearline.load(FORMATS / "hibiki", quantize="q4").programs.weights
-    monkeypatch.setattr("clearline.app._CACHED_FROM_BYTES", 0)
+    monkeypatch.setattr("clearline.app.loading._CACHED_FROM_BYTES", 0)
     first = clearline.load(FORMATS / "hibiki", quantize="q4")
     assert "to q4, once, into" in capfd.readouterr().err
     (made,) = tmp_path.glob("converted/hibiki-q4-*/model.q4.safetensors")

@@ -114,13 +114,13 @@ def test_the_command_line_says_what_to_do(tmp_path):
 
 def test_quantised_models_are_kept_and_mapped(hub, monkeypatch):
     """A second load makes nothing anew; what is kept gives the same model as rounding while loading."""
-    monkeypatch.setattr("clearline.app._CACHED_FROM_BYTES", 1)
+    monkeypatch.setattr("clearline.app.loading._CACHED_FROM_BYTES", 1)
     first = clearline.load(DATA / "moshi_d1", quantize="q8")
     kept = list((home() / "converted").glob("moshi_d1-q8-*/model.q8.safetensors"))
     stamp = kept[0].stat().st_mtime_ns
     again = cached(open_checkpoint(DATA / "moshi_d1"), "q8")
     assert len(kept) == 1 and kept[0].stat().st_mtime_ns == stamp and again.lm_path == kept[0]
-    monkeypatch.setattr("clearline.app._CACHED_FROM_BYTES", 1 << 60)
+    monkeypatch.setattr("clearline.app.loading._CACHED_FROM_BYTES", 1 << 60)
     fresh = clearline.load(DATA / "moshi_d1", quantize="q8")
     codes = np.zeros(8, np.int64)
     for _ in range(3):

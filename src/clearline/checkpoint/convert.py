@@ -18,6 +18,7 @@ from clearline.checkpoint.gguf_blocks import BLOCK, block_kind, blocks
 from clearline.checkpoint.layouts import LAYOUTS, Layout, file_names
 from clearline.checkpoint.lazy import Lazy, LazyWeights, release_pages
 from clearline.checkpoint.names import is_linear, linear_bits
+from clearline.checkpoint.rounding import BITS
 from clearline.checkpoint.safetensors import file_hash, spelling
 from clearline.checkpoint.writer import GGUF_ALIGNMENT, Entry, Unit, locked, write, write_text
 from clearline.config.kyutai import MOSHI_7B, parse_checkpoint
@@ -28,7 +29,6 @@ from clearline.ops.rounding import GROUP, affine, rounded
 from clearline.ops.weight import quantise
 
 Precision = Literal["q8", "q4", "bf16", "f32"]
-_BITS = {"q8": 8, "q4": 4}
 # What moshi_mlx's own programs expect in files of these names.
 _MLX_GROUP = {8: 64, 4: 32}
 _IN_BLOCKS = ("candle", "moshi.cpp")
@@ -75,8 +75,8 @@ def convert(
     source = checkpoint.stored_weights()
     units = list(_units(checkpoint, source, precision, layout))
     # Candle reads quantised weights from GGUF only, moshi.cpp's own files are GGUF whatever they hold.
-    gguf = layout == "moshi.cpp" or (layout == "candle" and precision in _BITS)
-    name = "model" + (f".{precision}" if precision in _BITS else "") + (".gguf" if gguf else ".safetensors")
+    gguf = layout == "moshi.cpp" or (layout == "candle" and precision in BITS)
+    name = "model" + (f".{precision}" if precision in BITS else "") + (".gguf" if gguf else ".safetensors")
     if gguf:
         units = [replace(unit, alignment=GGUF_ALIGNMENT) for unit in units]
     _make_folder(folder, checkpoint, sum(unit.nbytes for unit in units))
@@ -104,7 +104,7 @@ def convert(
 
 def _units(checkpoint: Checkpoint, source: LazyWeights, precision: Precision, layout: Layout) -> Iterator[Unit]:
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
-    bits = _BITS.get(precision, 0)
+    bits = BITS.get(precision, 0)
     for target, name, shape in file_names(checkpoint.config.stored_lm, shapes, layout):
         tensor = source.tensors[name]
         if bits and layout == "mlx" and _mlx_quantises(name, checkpoint):

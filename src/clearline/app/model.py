@@ -1,42 +1,31 @@
-"""The public API: load a model, run a recording through it, or hold a session frame by frame."""
+"""A loaded model: recordings run through it, sessions, batches."""
 
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 
 from clearline.audio import read_audio, to_mono
-from clearline.backends import DEFAULT_BACKEND, Wanted, open_backend
-from clearline.checkpoint import Checkpoint, is_linear, linear_bits, model_path, open_checkpoint, read_mimi
-from clearline.checkpoint.cache import cached
+from clearline.checkpoint import BITS, Checkpoint, Quantize, read_weights
 from clearline.config import PRESETS, GenerationConfig, LMConfig, Sampling, preset
 from clearline.config.checkpoint import WORST
-from clearline.errors import CheckpointError, ConfigError
+from clearline.errors import ConfigError
 from clearline.generate import Batch, Codec, Frame, Generator, LMPrograms, Session
 from clearline.generate.feed import feed
 from clearline.generate.lane import MEMORY, LaneSession
 from clearline.generate.lanes import Lanes
-from clearline.generate.memory import check_memory
 from clearline.generate.persona import Persona, Prompt
 from clearline.generate.persona import prompt as make_prompt
 from clearline.generate.result import Result, boundaries, collect
 from clearline.generate.text import Tokenizer
-from clearline.model import mimi_weights
-from clearline.ops import Backend, Weight
-from clearline.ops.rounding import rounded
+from clearline.ops import Backend, LazyProgram, lazy
 from clearline.trace import Recorder
-
-Quantize = Literal["q8", "q4"]
-_BITS: dict[str, int] = {"q8": 8, "q4": 4}
-
-# Larger language models are quantised once, into CLEARLINE_HOME, and mapped from there ever after.
-_CACHED_FROM_BYTES = 500_000_000
 
 # The settings of a run that say which token is read when, for the facts of a result.
 ALIGNMENT = ("first_frame", "user_offset", "acoustic_delay", "pad_early_acoustic", "early_text")
@@ -74,9 +63,10 @@ class Model:
         codec = codec or backend
         self._mimi = None if lm_only else Codec(checkpoint.mimi_config, codec, dict(checkpoint.mimi_weights()))
         # Reading one by one: of a checkpoint that is quantised here, only the quantised weights stay in memory.
-        self._weights = _loaded(checkpoint.lm_weights(), 0 if quantize is None else _BITS[quantize])
+        self._weights = read_weights(checkpoint.lm_weights(), 0 if quantize is None else BITS[quantize])
         self._worst: LMPrograms | None = None
-        self._single: dict[bool, Lanes] = {}  # batches of one, without guidance and with it
+        self._singles: dict[bool, list[Lanes]] = {False: [], True: []}  # batches of one, without guidance and with it
+        self._choosing = threading.Lock()
         self.programs = LMPrograms(checkpoint.config.lm, backend, self._weights)
 
     @property
@@ -129,9 +119,12 @@ class Model:
         """
         config = self.generation(preset, **changes)
         prompt = self._prompt(persona)
+        session: Session | LaneSession
         if self.in_lanes(config):
-            return self._lane_of_one(config).session(config, details=True, prompt=prompt, on_prompt=on_prompt)
-        session = Session(self.mimi, self.programs, self.tokenizer, config, guide=self._guide(config))
+            with self._choosing:
+                session = self._lane_of_one(config).session(config, details=True)
+        else:
+            session = Session(self.mimi, self.programs, self.tokenizer, config, guide=self._guide(config))
         if prompt is not None:
             session.prompt(prompt, on_prompt)
         return session
@@ -140,24 +133,38 @@ class Model:
         self,
         preset: str | GenerationConfig | None = None,
         *,
+        live: bool = False,
         on_part: Callable[[int, int], None] = lambda done, total: None,
         **changes: Any,
     ) -> None:
         """Compile and capture what a session of these settings needs, now and not when it is opened; nothing where neither is done.
 
+        live: also what it needs only later, when its past is longer, so that no frame of a conversation is late.
         `on_part` is told how many parts are done, and of how many; with `compile` some take a minute.
         """
         config = self.generation(preset, **changes)
         if self.in_lanes(config):
-            self._lane_of_one(config, on_part)
+            with self._choosing:
+                self._lane_of_one(config, on_part)
+        elif live and lazy(self.backend) is not None:
+            cfg = self.config
+            halves = [self.mimi.program("encode", max(1, cfg.user_streams), "frame")]
+            halves += [self.mimi.program("decode", cfg.dep_q, "frame")] if cfg.dep_q else []
+            programs = cast(list[LazyProgram], [*halves, self.programs.whole(config.text, config.audio)])
+            for done, program in enumerate(programs):
+                on_part(done, len(programs))
+                program.prepare()
 
     def _lane_of_one(self, config: GenerationConfig, on_part: Callable[[int, int], None] = lambda done, total: None) -> Lanes:
-        """A batch of one whose lane is free."""
+        """A batch of one whose lane is free; there are as many as there ever were sessions at once."""
         guided = config.guidance != 1
-        if guided not in self._single or not self._single[guided].free:
+        singles = self._singles[guided]
+        found = next((lanes for lanes in singles if lanes.free), None)
+        if found is None:
             guide = self._under_worst() if guided else None
-            self._single[guided] = Lanes(self.mimi, self.programs, self.tokenizer, 1, guide, on_part=on_part)
-        return self._single[guided]
+            found = Lanes(self.mimi, self.programs, self.tokenizer, 1, guide, on_part=on_part)
+            singles.append(found)
+        return found
 
     def _prompt(self, persona: Persona | None) -> Prompt | None:
         kind = self.checkpoint.config.model_type
@@ -299,96 +306,6 @@ class Model:
         }
 
 
-def load(
-    path_or_name: str | Path = "nano",
-    *,
-    backend: str = DEFAULT_BACKEND,
-    quantize: Quantize | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    cache: str | None = None,
-    weights: str | None = None,
-    lm_only: bool = False,
-    compile: bool = False,
-) -> Model:
-    """Load a model: "nano", which is part of this package, or a folder in Kyutai's format.
-
-    backend: "auto" takes what suits the machine and the model (`clearline backends` says what and why), else "onnx",
-    "torch", "mlx", or "numpy64", the slow float64 reference. device ("cuda", "mps", "cpu", ...) and dtype ("bfloat16", ...)
-    are the backend's best and its own unless given; the codec never computes in less than float32. quantize "q8" or "q4"
-    rounds the language model's linear weights in groups of 32; cache "int8" its keys and values, which then take a quarter of
-    the memory and bandwidth; weights "int16" or "int8" keeps what is not quantised, the codec included, in so many bits
-    (the onnx backend; docs/backends.md says what each loses). lm_only reads the language model alone, for `Model.generator`:
-    the folder needs no codec and no tokenizer then. compile (the torch backend): sessions fuse their frames with torch.compile,
-    which takes minutes for a large model; it rounds less often, so a token may, seldom, be another one. Raises ClearlineError
-    with what is wrong with the folder.
-    """
-    if quantize is not None and quantize not in _BITS:
-        raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(_BITS)}, or None for none")
-    checkpoint = open_checkpoint(model_folder(path_or_name), lm_only)
-    if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
-        checkpoint = cached(checkpoint, quantize)
-    lm = _backend(backend, Wanted(threads, device, dtype, cache, weights, compile), checkpoint.lm_bytes)
-    free = getattr(lm, "free_bytes", None)  # only of backends with a memory of their own
-    if free is not None:
-        shapes = mimi_weights(checkpoint.mimi_config)
-        check_memory(checkpoint.config.lm, shapes, lm.device, lm.dtype, quantize, free(), checkpoint.lm_bytes)
-    codec = _codec_backend(lm, Wanted(threads, weights=weights), cache)
-    return Model(checkpoint, lm, quantize, codec, cache, weights, lm_only)
-
-
-def load_codec(
-    path_or_name: str | Path = "nano",
-    *,
-    backend: str = DEFAULT_BACKEND,
-    threads: int | None = None,
-    device: str | None = None,
-    weights: str | None = None,
-) -> Codec:
-    """Load only the Mimi codec: of a model folder, of "nano", or alone, as a folder or a file.
-
-    weights: as in `load`.
-
-    A lone codec has the released shape, or that of the config.json or mimi_config.json beside it, transformers' or Kyutai's.
-    """
-    config, tensors = read_mimi(model_folder(path_or_name))
-    # A codec alone is a small model: "auto" leaves it to the CPU.
-    wanted = Wanted(threads, device, weights=weights)
-    return Codec(config, _codec_backend(_backend(backend, wanted, 0), wanted), dict(tensors))
-
-
-def model_folder(path_or_name: str | Path) -> Path:
-    """Where a model lies: "nano", a path, or `owner/model` on the Hugging Face hub, downloaded when it is not here."""
-    if str(path_or_name) == "":  # to pathlib, the current folder
-        raise ConfigError("the model's name is empty; give nano, a folder, or owner/model")
-    return nano_folder() if str(path_or_name) == "nano" else model_path(str(path_or_name))
-
-
-def _backend(name: str, wanted: Wanted, model_bytes: int) -> Backend:
-    if wanted.threads is not None and not (isinstance(wanted.threads, int) and 1 <= wanted.threads <= 1024):
-        raise ConfigError(f"threads is {wanted.threads!r}; it must be a whole number in 1..1024")
-    for option, value in (("backend", name), ("device", wanted.device), ("dtype", wanted.dtype)):
-        if not isinstance(value, str) and (value is not None or option == "backend"):
-            raise ConfigError(f"{option} is {value!r}; it is given by name, as a string")
-    return open_backend(name, wanted, model_bytes)
-
-
-def _codec_backend(backend: Backend, wanted: Wanted, cache: str | None = None) -> Backend:
-    """The same, in float32 where it computes or remembers in less: codes of a codec in half precision are other codes."""
-    if backend.dtype in ("float32", "float64") and cache is None:
-        return backend
-    return open_backend(backend.name, replace(wanted, device=backend.device, dtype="float32"))
-
-
-def nano_folder() -> Path:
-    """Where the embedded model lies."""
-    folder = Path(str(resources.files("clearline") / "nano"))
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"this installation lacks the embedded model: {folder} is not there")
-    return folder
-
-
 def preset_name(config: GenerationConfig) -> str:
     """The preset whose settings these are, apart from the seed, or "custom"."""
     exact = [name for name, candidate in PRESETS.items() if candidate == config]
@@ -402,12 +319,3 @@ def _base_generation(chosen: str | GenerationConfig | None, default: GenerationC
     if not isinstance(chosen, str | GenerationConfig):
         raise ConfigError(f"settings are a preset's name or a GenerationConfig, not {chosen!r}")
     return preset(chosen) if isinstance(chosen, str) else chosen
-
-
-def _loaded(weights: Mapping[str, Weight], bits: int) -> dict[str, Weight]:
-    """Every weight read; with `bits`, linears and output heads rounded, embeddings and norms as they are."""
-    out: dict[str, Weight] = {}
-    for name, weight in weights.items():
-        chosen = bits and not weight.bits and is_linear(name) and weight.shape[1] % 32 == 0
-        out[name] = rounded(weight, linear_bits(name, bits)) if chosen else weight
-    return out
