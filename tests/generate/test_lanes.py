@@ -103,7 +103,7 @@ def test_long_runs_in_a_lane_are_kyutais():
     lanes.session(replace(GREEDY, first_frame="once"))
     device = lanes._frame
     for t, codes in enumerate(g["user_codes"]):
-        with torch.inference_mode():  # in the place of what the codec hears
+        with torch.no_grad():  # in the place of what the codec hears
             device._codes_in.copy_(torch.from_numpy(codes[: loaded("delay2").config.user_streams]))
         device.language(np.array([True, False]), np.full((2, 1 + dep_q), -2), np.zeros(2, bool))
         said, _ = device.fetch()
@@ -228,7 +228,7 @@ def test_nothing_in_a_frame_waits_for_the_device_or_depends_on_what_it_computed(
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.shape) or honest(tensor))
     device.fetch()
     assert fetched == [(3, device.width), (3, 1920)]
-    with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         for part in (device._encode, device._language, device._decode):
             part()
 
@@ -271,7 +271,7 @@ def test_a_refused_frame_has_not_happened():
 
 def test_damaged_weights_end_one_frame_with_a_message():
     broken = clearline.load(DATA / CASE, backend="torch")
-    with torch.inference_mode():
+    with torch.no_grad():
         broken.backend.weights.dense(broken.programs.weights["text_linear.weight"]).fill_(float("nan"))
     with broken.lanes(1).session(broken.generation()) as lane, pytest.raises(SessionError, match="damaged weights"):
         lane.step(np.zeros(1920))

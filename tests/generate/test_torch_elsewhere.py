@@ -92,7 +92,7 @@ def a_frame(frame: torch_frame.TorchFrame) -> dict[str, Any]:
     """A frame of all three parts, two of the lanes active."""
     cfg, some = frame.cfg, np.array([True, False, True])
     frame.encode(some, np.zeros((LANES, 1920), np.float32), np.full((LANES, max(1, cfg.user_streams)), HEARD))
-    found = frame.language(some, np.full((LANES, 1 + cfg.dep_q), UNGENERATED), some)
+    found = frame.language(some, np.full((LANES, 1 + cfg.dep_q), UNGENERATED), some, details=True)
     frame.decode(some)
     return found
 

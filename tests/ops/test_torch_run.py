@@ -83,7 +83,7 @@ class FakeCuda:
             def replay(self):
                 fake.replayed(self)
 
-        def graph(which, pool=None, capture_error_mode=""):
+        def graph(which, pool=None, stream=None, capture_error_mode=""):
             fake.captured += 1
             return nullcontext()
 

@@ -59,26 +59,39 @@ def test_loading_looks_before_it_reads(monkeypatch):
     from clearline.backends.torch_run import Torch
 
     monkeypatch.setattr(Torch, "free_bytes", lambda self: 1000)
-    monkeypatch.setattr("clearline.app.Model", lambda *given: pytest.fail("a model was made"))
+    monkeypatch.setattr("clearline.app.loading.Model", lambda *given: pytest.fail("a model was made"))
     with pytest.raises(BackendError, match=r"this model needs 0\.7 GB on cpu in float32, and 0\.0 GB are free"):
         clearline.load("nano", backend="torch")
 
 
 def test_how_many_conversations_fit_beside_a_7b_on_a_card():
-    free = 80_000_000_000 - 16_100_000_000
-    check_lanes(SEVEN, 40, "cuda", "bfloat16", free)
-    check_lanes(SEVEN, 1000, "cpu", "float32", None)
+    free, each = 80_000_000_000 - 16_100_000_000, session_bytes(SEVEN, "bfloat16")
+    check_lanes(40, each, "cuda", "bfloat16", free)
+    check_lanes(1000, each, "cpu", "float32", None)
     with pytest.raises(BackendError, match=r"64 conversations need 100\.7 GB .* on cuda in bfloat16, and 63\.9 GB .* 40 would fit"):
-        check_lanes(SEVEN, 64, "cuda", "bfloat16", free)
+        check_lanes(64, each, "cuda", "bfloat16", free)
+
+
+def test_the_state_of_a_lane_is_counted_as_it_is_allocated():
+    pytest.importorskip("torch")
+    import clearline
+    from clearline.generate.lanes import lane_bytes
+
+    model = clearline.load("nano", backend="torch")
+    counted = lane_bytes(model.mimi, model.programs, guided=False)
+    # Left out are the depformer's eight positions, and its clock.
+    assert 0 <= model.lanes(3).bytes / 3 - counted < 0.01 * counted
 
 
 def test_a_batch_looks_before_it_allocates(monkeypatch):
     pytest.importorskip("torch")
     import clearline
     from clearline.backends.torch_run import Torch
+    from clearline.generate.lanes import lane_bytes
 
     model = clearline.load("nano", backend="torch")
-    monkeypatch.setattr(Torch, "free_bytes", lambda self: 3 * session_bytes(model.config, "float32"))
+    each = lane_bytes(model.mimi, model.programs, guided=False)
+    monkeypatch.setattr(Torch, "free_bytes", lambda self: 4 * each - 1)
     monkeypatch.setattr(Torch, "lanes", lambda *given, **named: pytest.fail("memory was taken"))
     with pytest.raises(BackendError, match=r"4 conversations need .*; 3 would fit"):
         model.lanes(4)
@@ -97,7 +110,7 @@ def test_what_mlx_says_of_a_gpus_memory(monkeypatch, info, free):
     mx = pytest.importorskip("mlx.core")
     from clearline.backends.mlx_devices import free_memory
 
-    monkeypatch.setattr(mx, "device_info", lambda: info, raising=False)
+    monkeypatch.setattr(mx, "device_info", lambda: info)
     monkeypatch.setattr(mx, "get_active_memory", lambda: 1000)
     assert free_memory("metal") == free and free_memory("cpu") is None
 
@@ -108,6 +121,6 @@ def test_loading_on_a_mac_looks_before_it_reads(monkeypatch):
     from clearline.backends.mlx_run import Mlx
 
     monkeypatch.setattr(Mlx, "free_bytes", lambda self: 1000)
-    monkeypatch.setattr("clearline.app.Model", lambda *given: pytest.fail("a model was made"))
+    monkeypatch.setattr("clearline.app.loading.Model", lambda *given: pytest.fail("a model was made"))
     with pytest.raises(BackendError, match=r"this model needs 0\.7 GB on cpu in float32, and 0\.0 GB are free"):
         clearline.load("nano", backend="mlx/cpu")

@@ -26,7 +26,7 @@ def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
     try:
         # By running it: every version of PyTorch can follow operations, not every one all of Python.
         operations = make_fx(lambda _: function())(nothing)
-        fast: Callable[[Tensor], Any] = torch.compile(operations, fullgraph=True, options=OPTIONS)
+        fast: Callable[[Tensor], Any] = torch.compile(operations, fullgraph=True, dynamic=False, options=OPTIONS)
         found = fast(nothing)
     except torch.OutOfMemoryError:
         raise

@@ -92,9 +92,10 @@ def _expected() -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes free on the device; None where nobody says."""
+    """Bytes free on the device, those that PyTorch keeps for later among them; None where nobody says."""
     if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free: int = torch.cuda.mem_get_info(device)[0] + kept
         return free
     return None
 

@@ -1,5 +1,6 @@
 """A function of tensors that stay where they are: called, or on CUDA captured once and replayed."""
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -10,6 +11,7 @@ from clearline.backends.torch_compile import compiled
 from clearline.ops import Leaf
 
 _WARM_UPS = 2  # libraries choose and allocate during the first calls, which a capture must not see
+_ALONE = threading.Lock()  # PyTorch captures one graph at a time in a process
 
 
 class Graphs:
@@ -25,14 +27,21 @@ class Graphs:
         self.compiles = compiles
         self._ready: dict[Hashable, Callable[[], Any]] = {}
         self._pool: Any = None
+        # Of this device: PyTorch's own stream for captures is that of the first device it ever captured on.
+        self._stream: Any = torch.cuda.Stream(device) if self.captures else None
         self._side: Any = torch.cuda.Stream(device) if self.captures else None
+        self._join: Callable[[], None] | None = None
 
     def run(self, key: Hashable, function: Callable[[], Any]) -> Any:
-        """What `function` returns; of a captured one the same tensors every time, with new values in them."""
+        """What `function` returns; of a captured one the same tensors every time, with new values in them.
+
+        Those tensors are whatever any graph computes with next: who wants them after another `run` copies them before.
+        """
         if not self.prepares:
             return function()
         if key not in self._ready:
-            self._ready[key] = self._prepared(function)
+            with _ALONE:
+                self._ready[key] = self._prepared(function)
         return self._ready[key]()
 
     @property
@@ -50,32 +59,37 @@ class Graphs:
             function()
             return lambda: None
         here, there = torch.cuda.current_stream(), self._side
+
+        def join() -> None:
+            self._join = None
+            here.wait_stream(there)
+
         there.wait_stream(here)
+        self._join = join
         with torch.cuda.stream(there):
             function()
-        return lambda: here.wait_stream(there)
+        return join
 
     def _prepared(self, function: Callable[[], Any]) -> Callable[[], Any]:
         active = self._active.clone()
         self._active.zero_()
-        if self.compiles:
-            function = compiled(function)
-        if self.captures:
-            function = self._captured(function)
-        self._active.copy_(active)
-        return function
+        try:
+            if self.compiles:
+                function = compiled(function)
+            return self._captured(function) if self.captures else function
+        finally:
+            self._active.copy_(active)
 
     def _captured(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        here, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
-                function()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
+                self._joined(function)
+        here.wait_stream(self._stream)
         # One pool for all: they are replayed one after the other, and what one leaves for the next lies in fixed tensors.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = function()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            outputs = self._joined(function)
         self._pool = self._pool or graph.pool()
 
         def replay() -> Any:
@@ -83,6 +97,14 @@ class Graphs:
             return outputs
 
         return replay
+
+    def _joined(self, function: Callable[[], Any]) -> Any:
+        """`function`; what it left running beside it when it failed is waited for, or a capture could not end."""
+        try:
+            return function()
+        finally:
+            if self._join is not None:
+                self._join()
 
 
 def donate(old: dict[str, Leaf], new: dict[str, Leaf], active: Tensor) -> None:

@@ -66,21 +66,35 @@ class Dequantised:
         assert weight.scale is not None
         self._shape, self._group, self._bits = weight.shape, weight.group, weight.bits
         self._dtype = dtype
-        # Offsets in float32 at least: a bfloat16 sum of two of them would move every value of a group.
+        # Scales and offsets in float32 at least: a bfloat16 sum of two of them would move every value of a group.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        self._zero = weight.zero
-        self._codes = torch.from_numpy(np.ascontiguousarray(weight.data)).to(device)
+        codes = torch.from_numpy(np.ascontiguousarray(weight.data))
         self._scale = torch.from_numpy(_wide(weight.scale)).to(wide).to(device)[..., None]
         self._bias = None if weight.bias is None else torch.from_numpy(_wide(weight.bias)).to(wide).to(device)[..., None]
+        self._zero = 0 if weight.bias is not None else weight.zero
+        if self._bits == 8 and self._zero:
+            codes, self._zero = (codes - self._zero).view(torch.int8), 0  # which wraps around
+        self._codes = codes.to(device)
         self.own = (self._codes, self._scale, *(() if self._bias is None else (self._bias,)))
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         codes = self._codes
         if self._bits == 4:
             codes = torch.stack([codes & 15, codes >> 4], -1)
-        groups = codes.reshape(self._shape[0], -1, self._group).to(self._scale.dtype)
-        values = (groups - self._zero) * self._scale if self._bias is None else torch.addcmul(self._bias, groups, self._scale)
-        return functional.linear(x, values.to(self._dtype).reshape(self._shape), bias)
+        if self._zero:
+            codes = (codes - self._zero).view(torch.int8)
+        groups = codes.reshape(self._shape[0], -1, self._group)
+        if x.device.type == "mps":  # where operands share a type
+            groups = groups.to(self._scale.dtype)
+            values = groups * self._scale if self._bias is None else torch.addcmul(self._bias, groups, self._scale)
+            values = values.to(self._dtype)
+        else:  # read as codes, computed in float32, written as what is multiplied
+            values = torch.empty(groups.shape, dtype=self._dtype, device=x.device)
+            if self._bias is None:
+                torch.mul(groups, self._scale, out=values)
+            else:
+                torch.addcmul(self._bias, groups, self._scale, out=values)
+        return functional.linear(x, values.reshape(self._shape), bias)
 
 
 class Int4Cpu:

@@ -65,7 +65,7 @@ class TorchRing:
 
     def write(self, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Put rows [B, T, heads, D] into slots `at` [B, T], no two alike; returns the keys and values of the slots in use."""
-        if k.shape[0] == 1:
+        if k.shape[0] == 1 and k.device.type != "mps":  # where one row's index_copy_ is slow, or missing
             self.kv.index_copy_(3, at[0], torch.stack([k, v]).transpose(2, 3))
         else:
             self.kv[:, self._lane, :, at] = torch.stack([k, v], 2)

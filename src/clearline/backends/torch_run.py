@@ -53,7 +53,9 @@ class Torch:
         self.compiles = compiles
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
-        self.weights = TorchWeights(device, dtype)
+        # Numbered, since "cuda" is another card in a thread that has chosen one.
+        numbered = torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+        self.weights = TorchWeights(numbered, dtype)
 
     def free_bytes(self) -> int | None:
         """Bytes free on the device; None where nobody says."""
@@ -118,10 +120,13 @@ class Torch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Without gradients, and with a device's failures told as ours."""
+        """Without gradients, on this device, and with its failures told as ours.
+
+        Not in inference mode: graphs captured in it keep others of the process from being captured outside of it.
+        """
         device = self.weights.device
         try:
-            with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            with torch.no_grad(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
                 yield
         except RuntimeError as error:
             fault = memory_message(self.weights, error) or device_message(device, error)
@@ -142,6 +147,9 @@ def make(wanted: Wanted) -> Backend:
     """A backend on the wanted device, or the best there is. Raises BackendError when there is no such device."""
     only("torch", Wanted(dtype=wanted.dtype, cache=wanted.cache, weights=wanted.weights), (), DTYPES)
     device = checked_device(wanted.device)
+    if device.type == "cuda":
+        # Ten bits of mantissa are not float32: the codec's codes would be others. Some environments ask for that.
+        torch.set_float32_matmul_precision("highest")
     dtype = wanted.dtype or OWN_DTYPES.get(device.type, "float32")
     if device.type == "mps" and dtype == "float64":
         raise BackendError("Metal has no float64: use float32, or --device cpu")

@@ -96,9 +96,19 @@ class LaneSession:
         return ticket
 
     def prompt(self, prompt: Prompt, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Say a PersonaPlex' system prompt, as `Session.prompt`: a step of the batch for each of its frames."""
+        """Say a PersonaPlex' system prompt, as `Session.prompt`: a step of the batch for each of its frames.
+
+        A prompt that fails gives the lane back.
+        """
         if not self.fresh or self._prompts is not None:
             raise SessionError("a session is prompted once, before its first frame")
+        try:
+            self._say(prompt, on_step)
+        except BaseException:
+            self.close()
+            raise
+
+    def _say(self, prompt: Prompt, on_step: Callable[[int, int], None]) -> None:
         cfg, done = self._lanes.cfg, 0
         delays = effective_delays(cfg, self.config.acoustic_delay)
         self._prompts = TokenGrid(cfg, delays, self.config.user_offset)

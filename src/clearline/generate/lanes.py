@@ -13,7 +13,7 @@ from clearline.errors import SessionError
 from clearline.generate.codec import Codec
 from clearline.generate.guess import HEARD
 from clearline.generate.lane import LaneSession, Ticket
-from clearline.generate.memory import check_lanes
+from clearline.generate.memory import check_lanes, session_bytes, state_bytes
 from clearline.generate.persona import Prompt
 from clearline.generate.programs import LMPrograms
 from clearline.generate.text import Tokenizer
@@ -46,8 +46,8 @@ class Lanes:
 
         if not 1 <= count <= 1024:
             raise SessionError(f"a batch has 1..1024 lanes, got {count}")
-        free = getattr(programs.backend, "free_bytes", lambda: None)()
-        check_lanes(programs.cfg, count, programs.backend.device, programs.backend.dtype, free, 1 if guide is None else 2)
+        backend, each = programs.backend, lane_bytes(codec, programs, guided=guide is not None)
+        check_lanes(count, each, backend.device, backend.dtype, getattr(backend, "free_bytes", lambda: None)())
         self.count = count
         self.cfg: LMConfig = programs.cfg
         self.frame_size = codec.frame_size
@@ -92,11 +92,7 @@ class Lanes:
             session = self._open[lane] = LaneSession(self, lane, config, details)
         prompt = prompt or self._prompt
         if prompt is not None:
-            try:
-                session.prompt(prompt, on_prompt)
-            except BaseException:
-                session.close()
-                raise
+            session.prompt(prompt, on_prompt)
         return session
 
     def leave(self, session: LaneSession) -> None:
@@ -181,7 +177,7 @@ class Lanes:
                 device.restart_hearing(ticket.session.lane)
         if twice.any():
             device.language(twice, forced, forces_audio)
-        computed = device.language(active, forced, forces_audio, prompting)
+        computed = device.language(active, forced, forces_audio, prompting, any(ticket.session.details for ticket in batch))
         device.decode(active & ~prompting)
         said, sound = device.fetch()
         for ticket in batch:
@@ -193,6 +189,14 @@ class Lanes:
                 ticket.done = True
             except SessionError as error:
                 ticket.fail(error)
+
+
+def lane_bytes(codec: Codec, programs: LMPrograms, guided: bool) -> int:
+    """What the past of one lane takes: keys and values of the language model, and the state of the codec's two halves."""
+    cfg = programs.cfg
+    halves = codec.part("encode", max(1, cfg.user_streams), "frame"), codec.part("decode", max(1, cfg.dep_q), "frame")
+    heard = sum(state_bytes(half.state(1), codec.backend.dtype) for half in halves)
+    return (1 + guided) * session_bytes(cfg, programs.backend.dtype) + heard
 
 
 def _host(tensors: "dict[str, Tensor]", lane: int) -> dict[str, np.ndarray]:

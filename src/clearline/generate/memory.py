@@ -1,16 +1,17 @@
 """How much memory a model takes on a device, and what would fit when it is too little."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from clearline.checkpoint import is_linear
 from clearline.config import LMConfig
 from clearline.errors import BackendError
 from clearline.model import lm_weights
+from clearline.ops import StateSpec
 
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-# A quantised weight: its code, and four bytes for every 32 of them (a float32 scale, or a bfloat16 scale and offset).
-_QUANTISED_BYTES = {"q8": 1 + 4 / 32, "q4": 0.5 + 4 / 32}
+# Of a quantised weight its code, and for every 32 of them a scale and an offset, which are of the float type that computes.
+_CODE_BYTES = {"q8": 1.0, "q4": 0.5}
 # What libraries, kernels and activations take.
 _WORKSPACE = 700_000_000
 
@@ -25,7 +26,7 @@ def needed_bytes(cfg: LMConfig, codec_values: int, dtype: str, quantize: str | N
     for name, shape in lm_weights(cfg).items():
         count = math.prod(shape)
         quantised = quantize is not None and is_linear(name) and len(shape) == 2 and shape[1] % 32 == 0
-        weights += count * (_QUANTISED_BYTES[str(quantize)] if quantised else size)
+        weights += count * (_CODE_BYTES[str(quantize)] + 2 * size / 32 if quantised else size)
         values += count
     if quantize is None and stored is not None and stored < 1.5 * values:
         weights = 1.25 * stored
@@ -37,6 +38,18 @@ def session_bytes(cfg: LMConfig, dtype: str) -> int:
     transformer = cfg.transformer
     row = 2 * transformer.num_kv_heads * transformer.head_dim * _DTYPE_BYTES[dtype]
     return transformer.num_layers * transformer.context * row
+
+
+def state_bytes(specs: Iterable[StateSpec], dtype: str) -> int:
+    """Streaming state of these specifications; of a ring keys and values, and the rows of one step."""
+    size, values = _DTYPE_BYTES[dtype], 0
+    for spec in specs:
+        if spec.kind == "ring":
+            batch, heads, capacity, dim = spec.shape
+            values += 2 * batch * heads * (capacity + spec.rows) * dim
+        else:
+            values += math.prod(spec.shape)
+    return values * size
 
 
 def check_memory(
@@ -67,11 +80,10 @@ def check_memory(
     )
 
 
-def check_lanes(cfg: LMConfig, lanes: int, where: str, dtype: str, free: int | None, rows: int = 1) -> None:
-    """Raise BackendError when the keys and values of so many lanes, of `rows` rows each, do not fit beside a loaded model."""
-    each = rows * session_bytes(cfg, dtype)
+def check_lanes(lanes: int, each: int, where: str, dtype: str, free: int | None) -> None:
+    """Raise BackendError when the state of so many lanes, of `each` bytes, does not fit beside a loaded model."""
     if free is not None and lanes * each > free:
         raise BackendError(
-            f"{lanes} conversations need {lanes * each / 1e9:.1f} GB for their keys and values on {where} in {dtype}, and "
+            f"{lanes} conversations need {lanes * each / 1e9:.1f} GB for their past on {where} in {dtype}, and "
             f"{free / 1e9:.1f} GB are free beside the model; {free // each} would fit"
         )

@@ -100,13 +100,14 @@ class TorchFrame:
         `on_part` is told how many parts are done, and of how many.
         """
         lengths = self._rings[0].lengths
-        total = 2 + len(lengths)
+        parts = [("encode", self._encode), *([("decode", self._decode)] if self.cfg.dep_q else [])]
+        total = len(parts) + len(lengths)
         with self._backend.running():
             self.active.zero_()
-            for done, (name, part) in enumerate((("encode", self._encode), ("decode", self._decode))):
+            for done, (name, part) in enumerate(parts):
                 on_part(done, total)
                 self._graphs.run(name, part)
-            for done, end in enumerate(lengths, 2):
+            for done, end in enumerate(lengths, len(parts)):
                 on_part(done, total)
                 slots = [ring.use(end) for ring in self._rings]
                 self._graphs.run(("language", *slots[:1]), self._language)
@@ -162,8 +163,8 @@ class TorchFrame:
     def encode(self, hearing: np.ndarray, pcm: np.ndarray, given: np.ndarray) -> None:
         """Lanes that are `hearing` (bool [B]) hear pcm [B, frame_size]; others take their codes from given [B, n_user]."""
         with self._backend.running():
-            self._pcm_in.copy_(torch.from_numpy(np.ascontiguousarray(pcm, np.float32))[..., None])
-            self._given.copy_(torch.from_numpy(np.ascontiguousarray(given, np.int64)))
+            upload(self._pcm_in, np.ascontiguousarray(pcm, np.float32)[..., None])
+            upload(self._given, np.ascontiguousarray(given, np.int64))
             self._activate(hearing)
             self._graphs.run("encode", self._encode)
 
@@ -173,25 +174,33 @@ class TorchFrame:
             clear(self._hearing, lane)
 
     def language(
-        self, active: np.ndarray, forced: np.ndarray, forces_audio: np.ndarray, prompting: np.ndarray | None = None
+        self,
+        active: np.ndarray,
+        forced: np.ndarray,
+        forces_audio: np.ndarray,
+        prompting: np.ndarray | None = None,
+        details: bool = False,
     ) -> dict[str, Tensor]:
         """One step of the active lanes on the codes at hand; forced [B, 1 + dep_q], -2 where nothing is; see `Generator.step`.
 
         Lanes that are `prompting` (bool [B]; None: none is) do not remember what they say, as far as the repetition penalty goes.
-        Returns the row that was fed and everything the model computed, by the names of its outputs, and audio_logits
-        [B, dep_q, card]; on the device, until the next step.
+        With `details`, returns the row that was fed and everything the model computed, by the names of its outputs, and
+        audio_logits [B, dep_q, card]; on the device, for good.
         """
         with self._backend.running():
-            self._forced.copy_(torch.from_numpy(np.ascontiguousarray(forced, np.int64)))
-            self._forces_audio.copy_(torch.from_numpy(np.ascontiguousarray(forces_audio)))
-            self._prompting.copy_(torch.from_numpy(np.zeros(self.lanes, bool) if prompting is None else prompting))
+            upload(self._forced, np.ascontiguousarray(forced, np.int64))
+            upload(self._forces_audio, np.ascontiguousarray(forces_audio))
+            upload(self._prompting, np.zeros(self.lanes, bool) if prompting is None else prompting)
             self._activate(active)
             slots = self._past_grows(active)
             found: dict[str, Tensor] = self._graphs.run(("language", *slots[:1]), self._language)
-            return found
+            # The decoder's graph computes in the memory that these lie in.
+            return {name: x.clone() for name, x in found.items()} if details else {}
 
     def decode(self, active: np.ndarray) -> None:
         """The active lanes say the row that is complete; nothing where there is none."""
+        if self.cfg.dep_q == 0:
+            return
         with self._backend.running():
             self._activate(active)
             self._graphs.run("decode", self._decode)
@@ -209,7 +218,7 @@ class TorchFrame:
         return [ring.use(longest) for ring in self._rings]
 
     def _activate(self, active: np.ndarray) -> None:
-        self.active.copy_(torch.from_numpy(np.ascontiguousarray(active, bool)))
+        upload(self.active, np.ascontiguousarray(active, bool))
 
     # -- what the device does -------------------------------------------------------------------
 
@@ -282,11 +291,19 @@ class TorchFrame:
 
     def _decode(self) -> None:
         cfg = self.cfg
-        if cfg.dep_q == 0:
-            return
         codes = self._said[:, 4 + cfg.dep_q : 4 + 2 * cfg.dep_q]
         sayable = self.active & (self._said[:, 1] == 1) & ((codes >= 0) & (codes < cfg.card)).all(1)
         given = {"codes": codes.clamp(0, self._codec.cfg.bins - 1)[:, :, None]}
         outputs, new = self._codec_backend.call(self._decoder.step, self._codec_weights, self._speaking, given)
         donate(self._speaking, new, sayable)
         self._pcm_out.copy_(outputs["pcm"][:, :, 0])
+
+
+def upload(tensor: Tensor, array: np.ndarray) -> None:
+    """Copy an array to a tensor's place, without waiting for the device where that can be done."""
+    source = torch.from_numpy(array)
+    if tensor.device.type == "cuda":
+        # PyTorch keeps a pinned copy until the device has read it; of other memory it waits for that.
+        tensor.copy_(source.pin_memory(), non_blocking=True)
+    else:
+        tensor.copy_(source)
