@@ -92,6 +92,19 @@ def test_a_ring_that_forgets_after_the_wrap_is_named():
     assert "ring_attend" in self_test(broken("ring_attend", attend)).fault
 
 
+def test_ten_bits_of_mantissa_are_not_float32():
+    """TF32, as a GPU may multiply: exact on numbers with few digits."""
+
+    def tf32(right, x, *given):
+        single = np.ascontiguousarray(x, np.float32)
+        return right((single.view(np.uint32) & 0xFFFFE000).view(np.float32).astype(np.float64), *given)
+
+    backend = broken("linear", tf32)
+    backend.dtype = "float32"
+    fault = self_test(backend).fault
+    assert "linear of all digits" in fault and "one row" not in fault
+
+
 @pytest.mark.parametrize("factor", [1.001, float("nan")])
 def test_errors_of_a_thousandth_and_values_that_are_no_numbers_are_seen(factor):
     fault = self_test(broken("linear", lambda right, *given: factor * right(*given))).fault
