@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import clearline  # noqa: E402
 from clearline import Sampling  # noqa: E402
 from clearline.errors import AudioError, ConfigError, SessionError  # noqa: E402
-from clearline.generate.lane import LaneSession, Ticket  # noqa: E402
+from clearline.generate.lane import Ticket  # noqa: E402
 
 CASE = "moshi_d1"
 FRAMES = 10
@@ -173,64 +173,6 @@ def test_the_end_of_the_input():
             assert said(session.step(frame)) == said(lane.step(frame))
         assert said(session.end_input()) == said(lane.end_input())
         assert said(session.step(frames[0])) == said(lane.step(frames[0]))
-
-
-def test_what_is_prepared_for_a_capture_changes_no_lane():
-    """Warm-ups and captures run with nobody active: in the middle of a conversation, too, they leave no trace."""
-    config = loaded().generation(seed=5)
-    lanes = loaded().lanes(1)
-    with lanes.session(config) as lane:
-        for t, frame in enumerate(speech(6).reshape(-1, 1920)):
-            if t in (0, 1, 4):
-                lanes._frame.prepare()
-            assert said(lane.step(frame)) == said(alone_once(5)[t])
-
-
-def test_where_frames_are_captured_a_model_runs_in_lanes_and_says_the_same(monkeypatch):
-    """As on CUDA: sessions are batches of one, a batch is one batch; the results are those of ordinary sessions."""
-    expected = loaded().run(speech(5), 24_000, seed=5, tail=0)
-    with loaded().batch(seeds=[5, 6]) as batch:
-        apart = [[said(frame) for frame in batch.step(np.stack([x, x]))] for x in speech(3).reshape(-1, 1920)]
-    monkeypatch.setattr(clearline.Model, "in_lanes", lambda self, config: True)
-    result = loaded().run(speech(5), 24_000, seed=5, tail=0)
-    assert result.text == expected.text and result.facts == expected.facts
-    np.testing.assert_array_equal(result.codes_out, expected.codes_out)
-    np.testing.assert_allclose(result.pcm, expected.pcm, atol=1e-5)
-    assert isinstance(loaded().session(), LaneSession)
-    with loaded().batch(seeds=[5, 6]) as batch:
-        assert [[said(frame) for frame in batch.step(np.stack([x, x]))] for x in speech(3).reshape(-1, 1920)] == apart
-
-
-@pytest.mark.parametrize("case", ["moshi_d1", "stt"])
-def test_nothing_in_a_frame_waits_for_the_device_or_depends_on_what_it_computed(case, monkeypatch):
-    """What a capture needs: on tensors without values every part runs through; only the results are fetched."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    lanes = loaded(case).lanes(3)
-    for seed in range(3):
-        lanes.session(loaded(case).generation(seed=seed))
-    device, off, on = lanes._frame, np.zeros(3, bool), np.ones(3, bool)
-    device.prepare()  # what is made at first use is there
-
-    def waits(*given, **named):
-        raise AssertionError("the host waits for the device")
-
-    users, forced = max(1, lanes.cfg.user_streams), np.full((3, 1 + lanes.cfg.dep_q), -2)
-    pcm = np.zeros((3, 1920), np.float32)
-    with monkeypatch.context() as patch:
-        for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"):
-            patch.setattr(torch.Tensor, name, waits)
-        device.encode(on, pcm, np.full((3, users), -3))
-        device.language(on, forced, off)
-        device.decode(on)
-    fetched = []
-    honest = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.shape) or honest(tensor))
-    device.fetch()
-    assert fetched == [(3, device.width), (3, 1920)]
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        for part in (device._encode, device._language, device._decode):
-            part()
 
 
 # -- wrong use ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What is PyTorch's own: rings that grow or stay, threads, dtypes, a graph's rules, memory that runs out."""
 
+import threading
+import time
 from contextlib import nullcontext
 
 import numpy as np
@@ -143,6 +145,43 @@ def test_what_is_compiled_is_so_before_it_is_captured_and_beside_nothing(monkeyp
     once = ("compiled", False, 0)
     assert order == ["noise", "noise", once, "stream", once, once, ("compiled", False, 1)]
     assert fake.captured == 1 and active.all()
+
+
+def test_a_capture_that_fails_is_told_as_it_failed_and_leaves_the_lanes_as_they_were(monkeypatch):
+    """Out of memory beside another stream: a capture with a stream that nobody waits for ends with an error of its own."""
+    fake, waits = FakeCuda(), []
+    fake(monkeypatch)
+    monkeypatch.setattr(torch.cuda.Stream, "wait_stream", lambda self, other: waits.append((self, other)))
+    active = torch.tensor([True])
+    graphs = Graphs(torch.device("cuda"), active)
+
+    def step():
+        graphs.beside(lambda: None)
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        graphs.run("a", step)
+    assert waits[-1][1] is graphs._side and active.all()
+
+
+def test_of_several_threads_one_captures(monkeypatch):
+    fake, inside, most = FakeCuda(), [], []
+    fake(monkeypatch)
+    fake.replayed = lambda graph: None
+    both = [Graphs(torch.device("cuda"), torch.tensor([True])) for _ in range(2)]
+
+    def step():
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+
+    threads = [threading.Thread(target=graphs.run, args=("a", step)) for graphs in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 6 and set(most) == {1}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
