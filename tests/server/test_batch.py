@@ -10,11 +10,12 @@ pytest.importorskip("torch")
 
 from clearline.config import GenerationConfig, Sampling
 from clearline.errors import ConfigError
+from clearline.generate.lanes import lane_bytes
 from clearline.server.access import Access
 from clearline.server.conversation import Ended, Reply
 from clearline.server.hub import NoRoomError
 from clearline.server.limits import Limits
-from clearline.server.run import Options, make_hub
+from clearline.server.run import Options, make_hub, own_batch
 
 FRAMES = 5
 
@@ -59,6 +60,17 @@ def test_two_at_once_are_two_alone_and_a_third_waits_its_turn(limit):
                 assert reply.text == alone.text and bool(reply.sound) == (alone.pcm is not None)
                 if alone.pcm is not None:
                     np.testing.assert_allclose(np.frombuffer(reply.sound, np.float32), alone.pcm, atol=1e-5)
+
+
+def test_how_many_are_stepped_together_where_nobody_says(monkeypatch):
+    """Where frames are captured: as many as fit, in a batch that is made once; elsewhere each is stepped by itself."""
+    loaded = model("moshi_d1", "torch")
+    assert own_batch(loaded, None, 8) is None
+    monkeypatch.setattr(type(loaded), "in_lanes", lambda self, config: True)
+    each = lane_bytes(loaded.mimi, loaded.programs, guided=False)
+    for free, fitting in ((None, 8), (100 * each, 8), (5 * each, 4), (0, 1)):
+        monkeypatch.setattr(type(loaded.backend), "free_bytes", lambda self, free=free: free)
+        assert own_batch(loaded, "greedy", 8) == fitting
 
 
 def test_settings_that_lanes_cannot_have_are_the_clients_mistake():

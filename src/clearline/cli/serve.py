@@ -49,7 +49,11 @@ def serve(
     compile: CompileOption = False,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Step so many conversations together (--backend torch); as many may be open."),
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Step so many conversations together (--backend torch); as many may be open. On CUDA 8 by default.",
+        ),
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="q8 or q4: round the language model's weights.")] = None,
     threads: ThreadsOption = None,
@@ -67,7 +71,7 @@ def serve(
     from clearline.server.access import Access
     from clearline.server.limits import Limits
     from clearline.server.logs import set_up
-    from clearline.server.run import Options, bind
+    from clearline.server.run import CARD_BATCH, Options, bind, own_batch
     from clearline.server.run import serve as run_server
 
     access = Access.checked(host, token, allow_origin or [], _twilio_auth_token() if twilio_signed else None)
@@ -87,6 +91,7 @@ def serve(
         raise ConfigError("--batch steps one model: serve several without it, or each with a server of its own")
     with bind(host, port) as listener, ExitStack() as starting:
         steps = starting.enter_context(Steps("serve", quiet=False))
+        alone = batch is None and workers is None and len(folders) == 1
         threads, at_once = _shares(folders.values(), threads, workers)
         models = {}
         for name, folder in folders.items():
@@ -101,6 +106,10 @@ def serve(
                 compile=compile,
             )
         steps.step("measuring how long a frame takes here")
+        if alone:
+            only = next(iter(models.values()))
+            most = CARD_BATCH if only.backend.device.startswith("cuda") else at_once
+            batch = own_batch(only, preset, min(most, max_sessions or most))
 
         def started(address: str, hub: "Hub") -> None:
             starting.close()

@@ -11,6 +11,7 @@ import uvicorn
 
 from clearline.app import Model
 from clearline.errors import ConfigError
+from clearline.generate.lanes import lane_bytes
 from clearline.server.access import Access
 from clearline.server.app import Serving, build
 from clearline.server.hub import Hub
@@ -21,6 +22,10 @@ from clearline.server.offer import Offer
 from clearline.server.sockets import PatientHttp, PatientWebSocket
 
 RECEIVE_BUFFER = 65_536
+
+
+# Conversations that a card steps together where nobody says how many.
+CARD_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,20 @@ class Server(uvicorn.Server):
     async def _drain_and_stop(self) -> None:
         await self._hub.drain()
         self.should_exit = True
+
+
+def own_batch(model: Model, preset: str | None, most: int) -> int | None:
+    """How many conversations to step together where nobody says; None where each is stepped by itself.
+
+    Where frames are captured or compiled, doing that for each conversation as it comes would stop the others for seconds.
+    """
+    config = model.generation(preset)
+    if not model.in_lanes(config):
+        return None
+    free = getattr(model.backend, "free_bytes", lambda: None)()
+    each = lane_bytes(model.mimi, model.programs, guided=config.guidance != 1)
+    fitting = most if free is None else int(0.9 * free / each)  # graphs take their share too
+    return max(1, min(most, fitting))
 
 
 def make_hub(
