@@ -7,9 +7,10 @@
 
 Needs, in one environment, a CUDA build of PyTorch, Clearline, and for the peer `pip install --no-deps moshi==0.2.13` with its
 dependencies (oracle/setup.sh has the list). A step is the language model's; a frame has the codec's encoder and decoder
-too. Kyutai's run with its own CUDA graphs, and attends to its whole ring from the first step. Times are of the host, from
-handing in codes or sound to holding tokens or sound. Random weights: speed does not depend on what they say. Batches named by
---compile run through torch.compile as well; the column `ready` is what the first frame of a length takes, compiling included.
+too. Kyutai's run with its own CUDA graphs, attends to its whole ring from the first step, and convolves in TF32 where cuDNN
+does by default; Clearline's codec computes in float32. Times are of the host, from handing in codes or sound to holding tokens or
+sound. Random weights: speed does not depend on what they say. Batches named by --compile run through torch.compile as well. `ready`
+is what the first frame of a length takes, capturing and compiling included; `memory` the most that PyTorch reserved.
 """
 
 import argparse
@@ -119,9 +120,9 @@ def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict
     found: dict[tuple[int, bool], Figures] = {}
     runs = [(batch, compiled) for batch in args.batches for compiled in (False, True) if not compiled or batch in args.compile]
     for batch, compiled in runs:
-        reset_memory(args.device)
-        torch.compiler.reset()  # else sizes that were others before are compiled for all sizes
-        backend.compiles = compiled
+        start_anew(args.device)
+        backend.compiles = codec_backend.compiles = compiled
+        frame = None
         program = f"clearline ({args.dtype}{f', {args.bits} bits' * bool(args.bits)}{', compiled' * compiled})"
         try:
             frame = TorchFrame(codec, programs, batch)
@@ -132,11 +133,11 @@ def clearline(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict
                 read = read_bytes(weights, cfg, args.dtype, batch, filled)
                 report(program, batch, filled, ready, step, whole, memory(args.device), share(read, step, bandwidth))
                 found[batch, compiled] = (step.median, whole.median)
-            del frame
         except torch.OutOfMemoryError:
             print(f"| {program} | {batch} | | does not fit | | | | |", flush=True)
         except BackendError as error:
             print(f"| {program} | {batch} | | {error} | | | | |", flush=True)
+        del frame
         gc.collect()
     return found
 
@@ -161,7 +162,6 @@ def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[float, Times, Time
     codes = np.random.default_rng(0).integers(0, frame.cfg.card, (frame.lanes, users))
     pcm = np.random.default_rng(0).standard_normal((frame.lanes, 1920)).astype(np.float32) * 0.05
     heard = np.full((frame.lanes, users), HEARD)
-    frame.encode(off, pcm, codes)
 
     def timed_from_there(what: Callable[[], None]) -> Times:
         frame.pretend(max(1, filled - steps - 5))  # so that no longer past, and no new graph, is needed on the way
@@ -180,7 +180,9 @@ def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[float, Times, Time
     frame.pretend(filled - 1)
     started = time.perf_counter()
     whole()
-    return time.perf_counter() - started, timed_from_there(step), timed_from_there(whole)
+    ready = time.perf_counter() - started
+    frame.encode(off, pcm, codes)  # what a step by itself hears
+    return ready, timed_from_there(step), timed_from_there(whole)
 
 
 def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict[int, Figures]:
@@ -209,7 +211,7 @@ def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict[in
             parameter.normal_(std=0.02)
         mimi = loaders.get_mimi(None, device=args.device)
         for batch in args.batches:
-            reset_memory(args.device)
+            start_anew(args.device)
             try:
                 ready, step, whole = theirs(LMGen(model, use_sampling=True), mimi, batch, args.device, args.steps)
                 read = read_bytes(weights, cfg, args.dtype, batch, cfg.transformer.context)
@@ -222,16 +224,16 @@ def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict[in
 
 
 def theirs(gen: object, mimi: object, batch: int, device: str, steps: int) -> tuple[float, Times, Times]:
-    codes = torch.randint(0, 2048, (batch, 8, 1), device=device)
-    pcm = torch.randn(batch, 1, 1920, device=device) * 0.05
+    codes = torch.randint(0, 2048, (batch, 8, 1))
+    pcm = torch.randn(batch, 1, 1920) * 0.05
 
     def step() -> None:
-        tokens = gen.step(codes)  # type: ignore[attr-defined]
+        tokens = gen.step(codes.to(device))  # type: ignore[attr-defined]
         if tokens is not None:
             tokens.cpu()
 
     def whole() -> None:
-        tokens = gen.step(mimi.encode(pcm))  # type: ignore[attr-defined]
+        tokens = gen.step(mimi.encode(pcm.to(device)))  # type: ignore[attr-defined]
         if tokens is not None:
             tokens[:, 0].cpu()
             mimi.decode(tokens[:, 1:].clamp(0, 2047)).cpu()  # type: ignore[attr-defined]
@@ -250,14 +252,16 @@ def report(program: str, batch: int, filled: object, ready: float, step: Times, 
     )
 
 
-def reset_memory(device: str) -> None:
+def start_anew(device: str) -> None:
+    """Nothing that was compiled for other sizes, and a count of memory from here."""
+    torch.compiler.reset()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def memory(device: str) -> str:
-    return f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB" if device.startswith("cuda") else ""
+    return f"{torch.cuda.max_memory_reserved(device) / 1e9:.1f} GB" if device.startswith("cuda") else ""
 
 
 if __name__ == "__main__":
