@@ -11,7 +11,7 @@ from helpers.checkpoints import DATA, GREEDY, golden, model, speech
 torch = pytest.importorskip("torch")
 
 import clearline  # noqa: E402
-from clearline.backends import get_backend, torch_devices  # noqa: E402
+from clearline.backends import Wanted, get_backend, torch_devices, torch_run  # noqa: E402
 from clearline.backends.torch_devices import memory_bandwidth  # noqa: E402
 from clearline.backends.torch_graph import Graphs, clear, donate  # noqa: E402
 from clearline.backends.torch_ops import attend, attend_exactly  # noqa: E402
@@ -162,6 +162,19 @@ def test_a_capture_that_fails_is_told_as_it_failed_and_leaves_the_lanes_as_they_
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         graphs.run("a", step)
     assert waits[-1][1] is graphs._side and active.all()
+
+
+def test_on_a_card_float32_is_float32_and_the_card_has_a_number(monkeypatch):
+    """Some environments, and some programs, have asked for TF32; "cuda" is another card where a thread has chosen one."""
+    monkeypatch.setattr(torch_run, "checked_device", torch.device)
+    try:
+        for name, number in (("cuda", 0), ("cuda:1", 1)):
+            torch.set_float32_matmul_precision("high")
+            backend = torch_run.make(Wanted(device=name))
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert backend.device == name and backend.weights.device == torch.device("cuda", number)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_of_several_threads_one_captures(monkeypatch):
