@@ -234,7 +234,7 @@ def test_what_is_prepared_is_not_traced_again_however_long_the_past_becomes(draw
 def test_a_model_that_replaces_another_is_itself_in_every_thread(compiled):
     """Compiled steps are found by an address, which a later program may get; MLX forgets them in one thread only."""
     threads = [ThreadPoolExecutor(1) for _ in range(2)]
-    for value in range(20):
+    for value in range(8):
         weights = {"w": Weight("w", np.full((4, 4), value, np.float32))}
         given = {"x": np.ones((1, 4), np.float32)}
         backend = Mlx(compiled=compiled)
@@ -243,7 +243,7 @@ def test_a_model_that_replaces_another_is_itself_in_every_thread(compiled):
         for thread in threads:
             assert thread.submit(program.run, {}, given).result()["y"].tolist() == [[4.0 * value] * 4]
         del program, backend
-        gc.collect()
+        gc.collect(1)
 
 
 def test_weights_are_there_when_a_model_is_loaded():
