@@ -194,6 +194,29 @@ def test_lanes_are_given_out_once_and_come_back():
     b.close()
 
 
+def test_the_lane_of_a_session_that_nobody_holds_any_more_is_free():
+    lanes = loaded().lanes(1)
+    session = lanes.session(seed=5)
+    for _ in range(3):
+        session.step(np.zeros(1920))
+    assert lanes.free == 0 and lanes._frame._steps[0] > 0
+    del session
+    assert lanes.free == 1 and lanes._frame._steps[0] == 0
+    with lanes.session(seed=5) as again:
+        assert said(again.step(speech(1))) == said(alone_once(5)[0])
+
+
+def test_settings_are_taken_as_a_models_are():
+    lanes = loaded().lanes(1)
+    for given, changes in (((), {"seed": 3}), (("greedy",), {}), ((loaded().generation("greedy"),), {"guidance": 1.0})):
+        with lanes.session(*given, **changes) as session:
+            assert session.config == loaded().generation(*given, **changes)
+    with pytest.raises(ConfigError, match="not 5"):
+        lanes.session(5)
+    with pytest.raises(ConfigError, match="nonsense"):
+        lanes.session("nonsense")
+
+
 def test_a_refused_frame_has_not_happened():
     config = loaded().generation(seed=5)
     frames = speech(4).reshape(-1, 1920)
@@ -253,9 +276,9 @@ def test_a_device_that_fails_leaves_nobody_waiting(monkeypatch, raised):
     assert sessions[0].step(np.zeros(1920)) is not None  # the next frame is tried
 
 
-@pytest.mark.parametrize("count", [0, 1025])
+@pytest.mark.parametrize("count", [0, 1025, 1.5, "8", None, True])
 def test_a_number_of_lanes_out_of_range(count):
-    with pytest.raises(SessionError, match=r"1\.\.1024 lanes"):
+    with pytest.raises(SessionError, match=rf"whole number of lanes in 1\.\.1024, got {count!r}"):
         loaded().lanes(count)
 
 

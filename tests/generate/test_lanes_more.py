@@ -102,7 +102,9 @@ def test_a_prompted_lane_is_the_prompted_session(voice):
     plex = loaded("personaplex")
     made = prompt(persona(voice), plex.config, plex.tokenizer, plex.mimi)
     lanes, told = plex.lanes(2, persona=persona("none")), []
-    with lanes.session(plex.generation(seed=1, text=SPOKEN), True, made, lambda done, total: told.append((done, total))) as lane:
+    with lanes.session(
+        seed=1, text=SPOKEN, details=True, prompt=made, on_prompt=lambda done, total: told.append((done, total))
+    ) as lane:
         for frame, expected in zip(speech(FRAMES, 1).reshape(-1, 1920), alone(voice, 1), strict=True):
             assert_same(lane.step(frame), expected)
     assert told == [(i + 1, made.steps) for i in range(made.steps)]

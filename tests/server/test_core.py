@@ -100,6 +100,14 @@ def test_each_model_has_a_cost_of_its_own():
     assert capacity.more(large, [large, large]) == 0 and capacity.more(small, [large, large]) == 2
 
 
+def test_a_batch_costs_the_same_for_one_conversation_as_for_all():
+    fast, slow = Cost(0.05, 0.08, lanes=32), Cost(0.07, 0.08, lanes=32)
+    capacity = Capacity(workers=1, allowed_load=0.75)
+    assert [capacity.more(fast, [fast] * n) for n in (0, 1, 31, 32)] == [32, 31, 1, 0]
+    assert capacity.load([fast]) == capacity.load([fast] * 32) == pytest.approx(5 / 8)
+    assert [capacity.more(slow, [slow] * n) for n in (0, 1)] == [1, 0]  # it would break nobody's but its own
+
+
 @pytest.mark.parametrize("name, value", [("sessions", 0), ("load", -1.0), ("message_bytes", float("nan")), ("retry_seconds", True)])
 def test_limits_that_make_no_sense(name, value):
     with pytest.raises(ConfigError, match=name):

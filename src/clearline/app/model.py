@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +66,8 @@ class Model:
         # Reading one by one: of a checkpoint that is quantised here, only the quantised weights stay in memory.
         self._weights = read_weights(checkpoint.lm_weights(), 0 if quantize is None else BITS[quantize])
         self._worst: LMPrograms | None = None
+        # By itself, so that what holds it does not hold the model.
+        self._settings = partial(_generation, checkpoint.config.generation)
         self._singles: dict[bool, list[Lanes]] = {False: [], True: []}  # batches of one, without guidance and with it
         self._choosing = threading.Lock()
         self.programs = LMPrograms(checkpoint.config.lm, backend, self._weights)
@@ -100,9 +103,7 @@ class Model:
         guidance: float | None = None,
     ) -> GenerationConfig:
         """Generation settings: the checkpoint's own, or a named preset, with single values replaced."""
-        base = _base_generation(preset, self.checkpoint.config.generation)
-        changes = {"seed": seed, "text": text, "audio": audio, "guidance": guidance}
-        return replace(base, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        return self._settings(preset, seed=seed, text=text, audio=audio, guidance=guidance)
 
     def session(
         self,
@@ -162,7 +163,7 @@ class Model:
         found = next((lanes for lanes in singles if lanes.free), None)
         if found is None:
             guide = self._under_worst() if guided else None
-            found = Lanes(self.mimi, self.programs, self.tokenizer, 1, guide, on_part=on_part)
+            found = Lanes(self.mimi, self.programs, self.tokenizer, self._settings, 1, guide, on_part=on_part)
             singles.append(found)
         return found
 
@@ -197,13 +198,13 @@ class Model:
         """
         if self.backend.name != "torch" or self.backend.device == "mps":
             where = f"{self.backend.name} on {self.backend.device}"
-            raise ConfigError(f"batches run on the torch backend, on CUDA or the CPU; this model is on {where}")
+            raise ConfigError(f"batches run on the torch backend, on CUDA or the CPU (--backend torch); this model is on {where}")
         if guided is None:
             guided = self.generation().guidance != 1
         if guided and self.checkpoint.config.conditioner is None:
             raise ConfigError("guidance needs a model with conditions, which this one has not")
         guide = self._under_worst() if guided else None
-        return Lanes(self.mimi, self.programs, self.tokenizer, count, guide, self._prompt(persona), on_part)
+        return Lanes(self.mimi, self.programs, self.tokenizer, self._settings, count, guide, self._prompt(persona), on_part)
 
     def in_lanes(self, config: GenerationConfig) -> bool:
         """Whether a session is a batch of one: where whole frames are captured as graphs (CUDA), or compiled."""
@@ -313,9 +314,9 @@ def preset_name(config: GenerationConfig) -> str:
     return [*exact, *near, "custom"][0]
 
 
-def _base_generation(chosen: str | GenerationConfig | None, default: GenerationConfig) -> GenerationConfig:
-    if chosen is None:
-        return default
-    if not isinstance(chosen, str | GenerationConfig):
+def _generation(default: GenerationConfig, chosen: str | GenerationConfig | None = None, **changes: Any) -> GenerationConfig:
+    """The chosen settings, or the default, with single values replaced where they are not None."""
+    if chosen is not None and not isinstance(chosen, str | GenerationConfig):
         raise ConfigError(f"settings are a preset's name or a GenerationConfig, not {chosen!r}")
-    return preset(chosen) if isinstance(chosen, str) else chosen
+    base = default if chosen is None else preset(chosen) if isinstance(chosen, str) else chosen
+    return replace(base, **{name: value for name, value in changes.items() if value is not None})

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -33,22 +34,24 @@ class Lanes:
         codec: Codec,
         programs: LMPrograms,
         tokenizer: Tokenizer,
+        settings: Callable[..., GenerationConfig],
         count: int,
         guide: LMPrograms | None = None,
         prompt: Prompt | None = None,
         on_part: Callable[[int, int], None] = lambda done, total: None,
         patience: float = 0.003,
     ) -> None:
-        """`guide`: the model under the condition that guidance leads away from, where lanes shall have guidance. `prompt`: what
-        conversations begin with that bring no prompt of their own. `on_part` is told how many parts of a frame are compiled
-        or captured, and of how many, where that is done."""
+        """`settings`: as `Model.generation`. `guide`: the model under the condition that guidance leads away from, where lanes
+        shall have guidance. `prompt`: what conversations begin with that bring no prompt of their own. `on_part` is told how
+        many parts of a frame are compiled or captured, and of how many, where that is done."""
         from clearline.generate.torch_frame import TorchFrame
 
-        if not 1 <= count <= 1024:
-            raise SessionError(f"a batch has 1..1024 lanes, got {count}")
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= 1024:
+            raise SessionError(f"a batch has a whole number of lanes in 1..1024, got {count!r}")
         backend, each = programs.backend, lane_bytes(codec, programs, guided=guide is not None)
         check_lanes(count, each, backend.device, backend.dtype, getattr(backend, "free_bytes", lambda: None)())
-        self.count = count
+        self.count = int(count)
+        self._settings = settings
         self.cfg: LMConfig = programs.cfg
         self.frame_size = codec.frame_size
         self.tokenizer = tokenizer
@@ -57,16 +60,26 @@ class Lanes:
         if self._frame.prepares:
             self._frame.prepare(on_part)
         self._patience = patience
+        self.step_seconds = 0.0  # what a frame of the batch takes: a running mean of the last few
         self._device = threading.Lock()
         self._turn = threading.Condition()
-        self._open: dict[int, LaneSession] = {}
+        self._lent: dict[int, ReferenceType[LaneSession]] = {}
         self._waiting: list[Ticket] = []
         self._running = False
 
     @property
     def free(self) -> int:
         """Lanes that nobody has."""
-        return self.count - len(self._open)
+        return self.count - len(self._open())
+
+    def _open(self) -> dict[int, LaneSession]:
+        """The session of each lane that is taken. Of one that was dropped without being closed the lane is free again."""
+        with self._turn:
+            found = {lane: session for lane, lent in self._lent.items() if (session := lent()) is not None}
+            for lane in self._lent.keys() - found.keys():
+                del self._lent[lane]
+                self._frame.end(lane)
+        return found
 
     @property
     def bytes(self) -> int:
@@ -75,21 +88,27 @@ class Lanes:
 
     def session(
         self,
-        config: GenerationConfig,
+        preset: str | GenerationConfig | None = None,
+        *,
         details: bool = False,
         prompt: Prompt | None = None,
         on_prompt: Callable[[int, int], None] = lambda done, total: None,
+        **changes: Any,
     ) -> LaneSession:
-        """A new conversation in a free lane; SessionError when there is none. `details`: frames carry logits and hidden states.
+        """A new conversation in a free lane, settings as in `Model.generation`; SessionError when there is none.
 
-        A prompt is said before this returns, beside whatever the other conversations do.
+        details: frames carry logits and hidden states (`frame.lm`), which are copied for that. A prompt is said before this
+        returns, beside whatever the other conversations do.
         """
+        config = self._settings(preset, **changes)
         with self._device, self._turn:
-            lane = next((i for i in range(self.count) if i not in self._open), None)
+            taken = self._open()
+            lane = next((i for i in range(self.count) if i not in taken), None)
             if lane is None:
-                raise SessionError(f"all {self.count} lanes are taken")
+                raise SessionError(f"all {self.count} lanes are taken: close a session, or make more lanes")
             self._frame.begin(lane, config)
-            session = self._open[lane] = LaneSession(self, lane, config, details)
+            session = LaneSession(self, lane, config, details)
+            self._lent[lane] = ref(session)
         prompt = prompt or self._prompt
         if prompt is not None:
             session.prompt(prompt, on_prompt)
@@ -98,8 +117,8 @@ class Lanes:
     def leave(self, session: LaneSession) -> None:
         """Give a lane back."""
         with self._turn:
-            if self._open.get(session.lane) is session:
-                del self._open[session.lane]
+            if self._open().get(session.lane) is session:
+                del self._lent[session.lane]
                 self._frame.end(session.lane)
                 self._turn.notify_all()
 
@@ -123,7 +142,7 @@ class Lanes:
                     self._turn.wait()
                     continue
                 self._running = True
-                while len(self._waiting) < len(self._open) and (left := ticket.since + self._patience - time.monotonic()) > 0:
+                while len(self._waiting) < len(self._open()) and (left := ticket.since + self._patience - time.monotonic()) > 0:
                     self._turn.wait(left)
                 batch, self._waiting = self._waiting, []
                 self._turn.release()
@@ -137,8 +156,11 @@ class Lanes:
     def step(self, batch: Sequence[Ticket]) -> None:
         """One frame of every session in the batch. Afterwards every ticket is done: nobody waits for what never comes."""
         with self._device:
+            started = time.monotonic()
             try:
                 self._step(batch)
+                taken = time.monotonic() - started
+                self.step_seconds += (taken - self.step_seconds) / 8 if self.step_seconds else taken
             except BaseException as error:
                 for ticket in batch:
                     if not ticket.done:
@@ -148,8 +170,9 @@ class Lanes:
 
     def _step(self, waiting: Sequence[Ticket]) -> None:
         batch: list[Ticket] = []
+        taken = self._open()
         for ticket in waiting:
-            if self._open.get(ticket.session.lane) is not ticket.session:
+            if taken.get(ticket.session.lane) is not ticket.session:
                 ticket.fail(SessionError("this session was closed while its frame waited"))
             elif any(other.session is ticket.session for other in batch):
                 ticket.fail(SessionError("a session was stepped by two threads at once"))

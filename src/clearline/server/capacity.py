@@ -8,11 +8,15 @@ _FRESHNESS = 1 / 64
 
 
 class Cost:
-    """What a conversation with one model takes: a running mean of its step times, against the length of a frame."""
+    """What a conversation with one model takes: a running mean of its step times, against the length of a frame.
 
-    def __init__(self, step_seconds: float, frame_seconds: float) -> None:
+    `lanes`: a step is that of a batch, and takes as long for one conversation as for so many.
+    """
+
+    def __init__(self, step_seconds: float, frame_seconds: float, lanes: int = 1) -> None:
         self.step_seconds = step_seconds
         self.frame_seconds = frame_seconds
+        self.lanes = lanes
 
     def observe(self, step_seconds: float) -> None:
         """One step was measured."""
@@ -38,11 +42,18 @@ class Capacity:
 
     def load(self, taken: Iterable[Cost]) -> float:
         """Share of the workers' time that these conversations take together; above 1 they cannot all keep up."""
-        return sum(cost.share for cost in taken) / self.workers
+        taken = list(taken)
+        batches = {id(cost): cost for cost in taken if cost.lanes > 1}
+        return sum(cost.share for cost in (*batches.values(), *(cost for cost in taken if cost.lanes == 1))) / self.workers
 
     def more(self, cost: Cost, taken: Iterable[Cost]) -> int:
         """How many more conversations of this cost there is time for; one always, when there are none: it can break no other."""
         taken = list(taken)
+        if cost.lanes > 1:
+            mine = sum(other is cost for other in taken)
+            if self.load([*taken, cost]) <= self.allowed_load:
+                return cost.lanes - mine
+            return 0 if taken else 1
         left = (self.allowed_load - self.load(taken)) * self.workers
         # A hair more, so that what fits exactly is not lost to rounding.
         return max(0 if taken else 1, math.floor(left / cost.share + 1e-6))

@@ -77,8 +77,12 @@ class Hub:
         self._has_left = asyncio.Event()
         self._numbers = itertools.count(1)
         frame_seconds = self.frame_size / self.sample_rate
-        self.costs = {name: Cost(self._warm_up(offer, workers), frame_seconds) for name, offer in self.offers.items()}
-        self.capacity = Capacity(workers, limits.load)
+        self.costs = {
+            name: Cost(self._warm_up(offer, workers), frame_seconds, 1 if offer.batch is None else offer.batch.count)
+            for name, offer in self.offers.items()
+        }
+        # The threads of a batch wait for one step that they share.
+        self.capacity = Capacity(1 if self.default.batch is not None else workers, limits.load)
         self.scheduler = Scheduler(workers, clock)
 
     def offer(self, name: str | None) -> Offer:
@@ -132,7 +136,7 @@ class Hub:
         account = Account(self.frame_size / self.sample_rate)
         conversation = Conversation(
             next(self._numbers), engine, encode, self.frame_size, account, self.limits, self.scheduler,
-            partial(self._stepped, offer.name), self.clock,
+            partial(self._stepped, offer), self.clock,
         )  # fmt: skip
         self.conversations[conversation] = offer
         self._observer.opened(protocol)
@@ -217,12 +221,14 @@ class Hub:
         self._observer.refused()
         return NoRoomError(f"{why}; try again in {self.limits.retry_seconds} seconds", self.limits.retry_seconds)
 
-    def _stepped(self, model: str, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
-        self.costs[model].observe(step_seconds)
-        self._observer.stepped(model, step_seconds, latency_seconds, fate)
+    def _stepped(self, offer: Offer, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
+        # In a batch a conversation may wait for the step before its own.
+        seconds = step_seconds if offer.batch is None else offer.batch.step_seconds
+        self.costs[offer.name].observe(seconds)
+        self._observer.stepped(offer.name, seconds, latency_seconds, fate)
 
     def _warm_up(self, offer: Offer, workers: int) -> float:
-        """Mean seconds of a step while every worker is busy; also compiles what is compiled at first use."""
+        """Mean seconds of a step while every worker is busy, of a batch its own; also compiles what is compiled at first use."""
         noise = np.random.default_rng(0).standard_normal(offer.frame_size).astype(np.float32) * 0.1
 
         def steps(count: int) -> float:
@@ -238,4 +244,5 @@ class Hub:
 
         steps(1)  # alone: compiling is not made for two threads at once
         with ThreadPoolExecutor(workers) as pool:
-            return sum(pool.map(steps, [WARM_UP_STEPS] * workers)) / workers
+            mean = sum(pool.map(steps, [WARM_UP_STEPS] * workers)) / workers
+        return mean if offer.batch is None else offer.batch.step_seconds

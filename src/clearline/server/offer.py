@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 from clearline.config import GenerationConfig
 from clearline.errors import ConfigError
+from clearline.generate.lanes import Lanes
 from clearline.server.conversation import Engine
 
 
 @dataclass(frozen=True)
 class Offer:
     """open_engine makes the state of a new conversation; defaults are its settings unless a client says otherwise, and preset
-    is what they are called, if anything. frame_size in samples, sample_rate in Hz: those of the codec."""
+    is what they are called, if anything. frame_size in samples, sample_rate in Hz: those of the codec. batch: the lanes that step
+    its conversations together, if any do."""
 
     name: str
     open_engine: Callable[[GenerationConfig], Engine]
@@ -19,6 +21,7 @@ class Offer:
     frame_size: int
     sample_rate: int
     preset: str | None = None
+    batch: Lanes | None = None
 
 
 def by_name(offers: Iterable[Offer]) -> dict[str, Offer]:

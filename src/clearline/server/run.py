@@ -109,11 +109,12 @@ def make_hub(
 def _offer(name: str, model: Model, options: Options, on_part: Callable[[int, int], None]) -> Offer:
     if model.config.dep_q == 0:
         raise ConfigError(f"{name} writes text only; a conversation needs a model that speaks")
-    if options.batch is None:
+    batch = None if options.batch is None else model.lanes(options.batch, on_part=on_part)
+    if batch is None:
         model.prepare(options.preset, live=True, on_part=on_part)
-    open_engine = model.session if options.batch is None else model.lanes(options.batch, on_part=on_part).session
+    open_engine = model.session if batch is None else batch.session
     mimi = model.mimi
-    return Offer(name, open_engine, model.generation(options.preset), mimi.frame_size, mimi.sample_rate, options.preset)
+    return Offer(name, open_engine, model.generation(options.preset), mimi.frame_size, mimi.sample_rate, options.preset, batch)
 
 
 def bind(host: str, port: int) -> socket.socket:
