@@ -125,7 +125,7 @@ def test_the_first_difference_and_its_margin(clearline, hello):
     ("arguments", "message"),
     [
         (["--backends", "onnx"], "two or more names"),
-        (["--backends", "onnx,gpu"], "no backend 'gpu'; known: onnx"),
+        (["--backends", "onnx,gpu"], "no backend 'gpu'; known: auto, onnx"),
         (["--backends", "onnx,onnx/cuda"], "no device 'cuda'"),
         (["--backends", "onnx,onnx/bfloat16"], "does not compute in 'bfloat16'"),
         (["other.wav", "--backends", "onnx,numpy64"], "nothing else to compare"),
@@ -148,6 +148,6 @@ def test_a_run_on_another_backend_says_so(clearline, hello, tmp_path, option):
 
 def test_serving_a_batch_without_a_backend_for_it(clearline):
     answer = clearline("serve", "--backend", "onnx", "--batch", 4, "--port", 0)
-    assert answer.code == 2 and "batches run on the torch backend" in answer.err
+    assert answer.code == 2 and "--batch is for --backend torch" in answer.err
     answer = clearline("serve", "--backend", "onnx", "--batch", 4, "--workers", 2)
     assert answer.code == 2 and "--workers" in answer.err

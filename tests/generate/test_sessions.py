@@ -319,7 +319,11 @@ def test_recordings_that_cannot_be_run(pcm):
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"backend": "gpu"}, "no backend 'gpu'; known: onnx"),
+        ({"backend": "gpu"}, "no backend 'gpu'; known: auto, onnx"),
+        ({"dtype": "bfloat16"}, "does not compute in 'bfloat16'.* so onnx was chosen: a model of"),
+        ({"threads": True}, "threads is True; it must be a whole number"),
+        ({"compile": "yes"}, "compile is 'yes'; it is True or False"),
+        ({"lm_only": 1}, "lm_only is 1; it is True or False"),
         ({"quantize": "q5"}, "'q5'; known: q8, q4"),
         ({"threads": 0}, "threads is 0"),
         ({"threads": 5000}, "threads is 5000"),

@@ -97,7 +97,7 @@ def test_names_carry_devices_and_dtypes():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gpu", "no backend 'gpu'; known: onnx, numpy64, torch, mlx"),
+        ("gpu", "no backend 'gpu'; known: auto, onnx, numpy64, torch, mlx"),
         ("onnx/cuda", "onnx backend has no device 'cuda'; it runs on: cpu"),
         ("onnx/bfloat16", "onnx backend does not compute in 'bfloat16'; known: float32"),
         ("numpy64/float32", "numpy64 backend does not compute in 'float32'; known: float64"),
@@ -155,7 +155,10 @@ def test_what_is_not_installed_is_refused_with_the_command_that_installs_it(monk
 def test_what_does_not_load_is_refused_with_what_the_loader_says(monkeypatch):
     broken = Kind("torch", "", "numpy", "torch", "clearline.no_such_module")
     monkeypatch.setattr(chooser, "KINDS", {"torch": broken})
-    with pytest.raises(BackendError, match=r"numpy does not load here .*no_such_module.*; pip install 'clearline\[torch\]' brings"):
+    with pytest.raises(
+        BackendError,
+        match=r"numpy at .*numpy/__init__.py does not load here .*no_such_module.*; pip install 'clearline\[torch\]' brings",
+    ):
         get_backend("torch")
 
 

@@ -45,6 +45,9 @@ def load(
     """
     if quantize is not None and quantize not in BITS:
         raise ConfigError(f"quantize is {quantize!r}; known: {', '.join(BITS)}, or None for none")
+    for option, value in (("lm_only", lm_only), ("compile", compile)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{option} is {value!r}; it is True or False")
     checkpoint = open_checkpoint(model_folder(path_or_name), lm_only)
     if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
         checkpoint = cached(checkpoint, quantize)
@@ -85,7 +88,8 @@ def model_folder(path_or_name: str | Path) -> Path:
 
 
 def _backend(name: str, wanted: Wanted, model_bytes: int) -> Backend:
-    if wanted.threads is not None and not (isinstance(wanted.threads, int) and 1 <= wanted.threads <= 1024):
+    whole = isinstance(wanted.threads, int) and not isinstance(wanted.threads, bool)
+    if wanted.threads is not None and not (whole and 1 <= wanted.threads <= 1024):
         raise ConfigError(f"threads is {wanted.threads!r}; it must be a whole number in 1..1024")
     for option, value in (("backend", name), ("device", wanted.device), ("dtype", wanted.dtype)):
         if not isinstance(value, str) and (value is not None or option == "backend"):

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -177,6 +177,8 @@ class Model:
 
     def batch(self, seeds: Sequence[int], preset: str | GenerationConfig | None = None, workers: int = 2, **changes: Any) -> Batch:
         """Independent sessions, one per seed, stepped together on a few threads; each as if it were alone."""
+        if not isinstance(seeds, Iterable):
+            raise ConfigError(f"seeds is {seeds!r}; give a list of whole numbers, one for each session")
         configs = [self.generation(preset, seed=seed, **changes) for seed in seeds]
         if configs and self.in_lanes(configs[0]):
             lanes = self.lanes(len(configs), guided=configs[0].guidance != 1)

@@ -65,7 +65,7 @@ class Choice:
 def backend_module(name: str) -> BackendModule:
     """The module of a backend. Raises BackendError when there is none of that name, or its library does not load."""
     if name not in KINDS:
-        raise BackendError(f"there is no backend {name!r}; known: {', '.join(KINDS)}")
+        raise BackendError(f"there is no backend {name!r}; known: {', '.join((AUTO, *KINDS))}")
     kind = KINDS[name]
     if not kind.installed:
         raise BackendError(f"the {name} backend needs {kind.package}, not installed here: pip install 'clearline[{kind.extra}]'")
@@ -74,7 +74,11 @@ def backend_module(name: str) -> BackendModule:
     except (ImportError, OSError) as error:
         # A wheel for another driver or another processor: what the loader says is the only thing known about it.
         whole = f"; pip install 'clearline[{kind.extra}]' brings all that it needs" if kind.extra else ""
-        raise BackendError(f"the {name} backend cannot be used: {kind.package} does not load here ({error}){whole}") from error
+        found = find_spec(kind.package)
+        where = "" if found is None or found.origin is None else f" at {found.origin}"
+        raise BackendError(
+            f"the {name} backend cannot be used: {kind.package}{where} does not load here ({error}){whole}"
+        ) from error
 
 
 def open_backend(name: str, wanted: Wanted, model_bytes: int | None = None) -> Backend:
@@ -85,12 +89,19 @@ def open_backend(name: str, wanted: Wanted, model_bytes: int | None = None) -> B
     """
     name, wanted = specified(name, wanted)
     if name == AUTO:
-        chosen = choose(model_bytes, wanted.device)
-        name, wanted = chosen.name, replace(wanted, device=wanted.device or chosen.device)
+        return _chosen(choose(model_bytes, wanted.device), wanted)
     backend = backend_module(name).make(wanted)
     if name not in _TRUSTED:
         _trust(name, backend.device, wanted)
     return backend
+
+
+def _chosen(choice: Choice, wanted: Wanted) -> Backend:
+    """The backend that was chosen; what it refuses, another one that is named may have."""
+    try:
+        return open_backend(choice.name, replace(wanted, device=wanted.device or choice.device))
+    except BackendError as error:
+        raise BackendError(f"{error}. Nobody named a backend, so {choice.name} was chosen: {choice.why}") from error
 
 
 def specified(name: str, wanted: Wanted = _ANY) -> tuple[str, Wanted]:

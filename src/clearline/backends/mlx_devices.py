@@ -76,7 +76,7 @@ def checked_device(wanted: Wanted) -> tuple[str, str]:
         )
     if wanted.device is not None or not fault:
         return wanted.device or name, ""
-    return "cpu", f"mlx runs on the CPU: {fault}. With --device cpu this is not said; --backend onnx is faster"
+    return "cpu", f"mlx runs on the CPU: {fault}. Of mlx/cpu this is not said; --backend onnx is faster"
 
 
 def free_memory(device: str) -> int | None:

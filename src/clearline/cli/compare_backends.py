@@ -57,8 +57,11 @@ def _print(runs: "list[BackendRun]") -> None:
 
 
 def _against(run: "BackendRun") -> str:
-    logits = "" if math.isnan(run.logit_error) else f"; text logits differ by {run.logit_error:.0e} of the largest at most"
-    return run.tokens + logits
+    if math.isnan(run.logit_error):
+        return run.tokens
+    if run.logit_error == 0:
+        return f"{run.tokens}; text logits are equal"
+    return f"{run.tokens}; text logits differ by {run.logit_error:.0e} of the largest at most"
 
 
 def _report(run: "BackendRun", known: dict[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class Steps(_Shown):
     def __init__(self, label: str, quiet: bool, first: str = "") -> None:
         self._bar = Progress(TextColumn(label), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task(first)
+        self._quiet = quiet
         super().__init__(self._bar, _terminal(quiet))
 
     def step(self, name: str) -> None:
@@ -94,8 +95,11 @@ class Steps(_Shown):
         self._bar.update(self._task, description=name)
 
     def part(self, done: int, total: int) -> None:
-        """`done` of `total` parts of a frame are compiled or captured."""
-        self.step(f"preparing part {done + 1} of {total} of a frame")
+        """`done` of `total` parts of a frame are compiled or captured; a log is told too, since one may take minutes."""
+        name = f"preparing part {done + 1} of {total} of a frame"
+        self.step(name)
+        if not self._terminal and not self._quiet:
+            print(name, file=sys.stderr, flush=True)
 
 
 class Counted(_Shown):

@@ -85,10 +85,8 @@ def serve(
         named(preset)
     tls, fingerprint = _tls(host, tls_cert, tls_key, tls_self_signed)
     set_up(log_level)
-    if batch is not None and workers is not None:
-        raise ConfigError("--batch steps its conversations together: --workers has no meaning beside it")
-    if batch is not None and len(folders) > 1:
-        raise ConfigError("--batch steps one model: serve several without it, or each with a server of its own")
+    if batch is not None:
+        backend = _batching(batch, backend, workers, max_sessions, len(folders))
     with bind(host, port) as listener, ExitStack() as starting:
         steps = starting.enter_context(Steps("serve", quiet=False))
         alone = batch is None and workers is None and len(folders) == 1
@@ -116,6 +114,8 @@ def serve(
             for name, cost in hub.costs.items():
                 begins = f"clearline serves {name} at {address}" if name == hub.default.name else f"  and {name}"
                 slow = "" if cost.keeps_up else "; SLOWER THAN REAL TIME on this machine"
+                if hub.room(name) < cost.lanes:
+                    slow += f": too slow for a batch of {cost.lanes}, a smaller --batch may hold more"
                 frame = f"{1000 * cost.step_seconds:.1f} ms a frame of 80"
                 typer.echo(f"{begins} ({frame}, room for {hub.room(name)} at once{slow})")
             if fingerprint:
@@ -140,6 +140,19 @@ def named_folders(models: list[str]) -> dict[str, str]:
             raise ConfigError(f"two models are called {name!r}: name one of them otherwise, as --model OTHER={folder}")
         named[name] = folder
     return named
+
+
+def _batching(batch: int, backend: str, workers: int | None, max_sessions: int | None, models: int) -> str:
+    """The backend of a batch. Raises ConfigError for what does not go with one."""
+    if workers is not None:
+        raise ConfigError("--batch steps its conversations together: --workers has no meaning beside it")
+    if models > 1:
+        raise ConfigError("--batch steps one model: serve several without it, or each with a server of its own")
+    if max_sessions is not None and max_sessions > batch:
+        raise ConfigError(f"--batch {batch} has room for {batch} conversations, fewer than --max-sessions {max_sessions}")
+    if backend.split("/")[0] not in ("auto", "torch"):
+        raise ConfigError(f"--batch is for --backend torch; the backend that is asked for is {backend}")
+    return "torch" + backend.removeprefix("auto") if backend.startswith("auto") else backend
 
 
 def _twilio_auth_token() -> str:

@@ -152,8 +152,8 @@ class Batch:
     """Several independent sessions stepped together; each gives exactly what it would give alone."""
 
     def __init__(self, sessions: Sequence["Stepped"], workers: int) -> None:
-        if not sessions or not 1 <= workers <= 1024:
-            raise SessionError(f"a batch needs at least one seed and 1..1024 workers, got {len(sessions)} and {workers}")
+        if not sessions or not isinstance(workers, int) or not 1 <= workers <= 1024:
+            raise SessionError(f"a batch needs at least one seed and 1..1024 workers, got {len(sessions)} and {workers!r}")
         self.sessions = list(sessions)
         self._open = True
         self._pool = ThreadPoolExecutor(workers)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -84,13 +85,17 @@ def _frame_ms(model: Model, frames: int, on_frame: Callable[[int], None]) -> flo
     return float(np.median(times[WARM_UP:])) * 1e3
 
 
+# The facts of a run that are told beside its hashes.
+_SETTINGS = ("seed", "preset", "text_sampling", "audio_sampling", "quantize", "kernels", "compiled")
+
+
 @dataclass(frozen=True)
 class BackendRun:
     """One backend's run of the recording, beside the first one's.
 
     equal_frames: how many frames have the same tokens (all `frames` of them: identical); boundary: what differs first;
     choice: the two tokens there, with the margins by which each side chose its own (None where no logits decide); hashes: of the
-    model's weights and configuration.
+    model's weights and configuration; settings: of the run.
     """
 
     name: str
@@ -103,6 +108,7 @@ class BackendRun:
     choice: Choice | None = None
     logit_error: float = float("nan")
     hashes: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def identical(self) -> bool:
@@ -156,8 +162,9 @@ def _run(name: str, live: Live, on_frame: Callable[[str, int, int | None], None]
     frame_ms = float(np.median(np.diff(times))) * 1e3 if len(times) > 1 else float("nan")
     trace = recorder.trace()
     return trace, BackendRun(
-        name, model.backend.device, model.backend.dtype, trace.steps, frame_ms, trace.steps, hashes=model.checkpoint.hashes()
-    )
+        name, model.backend.device, model.backend.dtype, trace.steps, frame_ms, trace.steps,
+        hashes=model.checkpoint.hashes(), settings={fact: trace.facts[fact] for fact in _SETTINGS},
+    )  # fmt: skip
 
 
 def _against(first: Trace, other: Trace, run: BackendRun) -> BackendRun:
