@@ -19,6 +19,7 @@ import time
 from ast import literal_eval
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 
 import ml_dtypes
 import numpy as np
@@ -73,19 +74,39 @@ def random_bfloat16(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
     return found
 
 
+def counted(text: str) -> int:
+    """1 or more, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"it must be 1 or more, not {number}")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--shape", choices=SHAPES, default="moshi-7b")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--filled", type=int, nargs="+", default=[500, 3000], help="positions of the past")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--compile", type=int, nargs="*", default=[1], help="batches that run through torch.compile too")
+    parser.add_argument("--batches", type=counted, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--filled", type=counted, nargs="+", default=[500, 3000], help="positions of the past")
+    parser.add_argument("--steps", type=counted, default=50)
+    parser.add_argument(
+        "--compile", type=counted, nargs="*", help="batches that run through torch.compile too; 1 by default, on the CPU none"
+    )
     parser.add_argument("--inductor", nargs="*", default=[], metavar="KEY=VALUE", help="options of torch.compile to try")
     parser.add_argument("--bits", type=int, choices=[0, 4, 8], default=0, help="quantised matrices, as --quantize makes them")
     parser.add_argument("--no-peer", action="store_true")
     args = parser.parse_args()
+    try:
+        get_backend("torch", device=args.device, dtype=args.dtype)
+    except BackendError as error:
+        parser.error(str(error))
+    if args.device == "mps":
+        parser.error("frames of lanes run on CUDA and the CPU")
+    if args.compile is None:
+        args.compile = [] if args.device == "cpu" else [1]
+    if not args.no_peer and find_spec("moshi") is None:
+        print("moshi is not installed here, so nothing is compared (--no-peer says so beforehand)\n")
+        args.no_peer = True
     torch_compile.OPTIONS.update({key: literal_eval(value) for key, value in (option.split("=") for option in args.inductor)})
     device = torch.device(args.device)
     bandwidth = memory_bandwidth(device) or read_bandwidth()
@@ -186,13 +207,10 @@ def ours(frame: TorchFrame, filled: int, steps: int) -> tuple[float, Times, Time
 
 
 def kyutai(cfg: LMConfig, args: argparse.Namespace, bandwidth: float) -> dict[int, Figures]:
-    """The same of `moshi` by batch, or why not."""
-    try:
-        from moshi.models import LMGen, loaders
-        from moshi.models.lm import LMModel
-    except ImportError as error:
-        print(f"| moshi | | | | not measured: {error} | | | |")
-        return {}
+    """The same of `moshi` by batch."""
+    from moshi.models import LMGen, loaders
+    from moshi.models.lm import LMModel
+
     found: dict[int, Figures] = {}
     weights = {name: Weight(name, np.broadcast_to(np.float32(0), shape)) for name, shape in lm_weights(cfg).items()}
     kwargs = dict(loaders._lm_kwargs)
