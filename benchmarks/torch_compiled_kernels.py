@@ -99,6 +99,7 @@ def pretend_card() -> list[str]:
             "get_device_properties": lambda *a: H200, "get_device_capability": lambda *a: (9, 0), "current_device": lambda: 0,
             "is_available": lambda: True, "device_count": lambda: 1, "_lazy_init": anything, "synchronize": anything,
             "get_rng_state": lambda *a: torch.zeros(16, dtype=torch.uint8), "set_rng_state": anything,
+            "is_current_stream_capturing": lambda: False,
             "device": lambda device: nullcontext(),
         },
         torch.cuda.random: {"_lazy_init": anything},

@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", type=int, default=1, help="random checkpoints per case")
     parser.add_argument("--first-seed", type=int, default=500)
-    parser.add_argument("--backend", default="onnx", choices=["onnx", "numpy64"])
+    parser.add_argument("--backend", default="onnx", help="any that is installed, as torch or torch/compiled")
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--limit", type=float, default=3e-4, help="largest relative error let pass")

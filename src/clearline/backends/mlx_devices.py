@@ -46,8 +46,8 @@ def gpu() -> tuple[str, str]:
         return "cuda", _start_fault()
     if platform.system() == "Darwin":
         return "metal", "this MLX finds no Metal; it needs a Mac with Apple Silicon, and macOS 14 or newer"
-    build = "pip uninstall mlx-cpu && pip install 'mlx[cuda12]' brings the build with CUDA"
-    return "cuda", f"this MLX has no CUDA, or finds no card; {build}"
+    build = "on a machine with a card, pip uninstall mlx-cpu && pip install 'mlx[cuda12]' brings CUDA"
+    return "cuda", f"this MLX has no CUDA, or finds no card ({build})"
 
 
 @cache

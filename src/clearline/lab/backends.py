@@ -56,6 +56,8 @@ def survey(name: str, model: str, frames: int, device: str | None = None, on_fra
     devices: list[Device] = []
     try:
         devices = backend_module(name).devices()
+        # By name: nobody has to be told that the best one is missing, when it says so in the list.
+        device = device or next((found.name for found in devices if not found.fault), None)
         backend = get_backend(name, device=device)
         tested = self_test(backend)
         worst = max(tested.measured, key=lambda m: m.error / m.budget if m.error == m.error else np.inf)
