@@ -103,7 +103,7 @@ def test_long_runs_in_a_lane_are_kyutais():
     lanes.session(replace(GREEDY, first_frame="once"))
     device = lanes._frame
     for t, codes in enumerate(g["user_codes"]):
-        with torch.no_grad():  # in the place of what the codec hears
+        with torch.inference_mode():  # in the place of what the codec hears
             device._codes_in.copy_(torch.from_numpy(codes[: loaded("delay2").config.user_streams]))
         device.language(np.array([True, False]), np.full((2, 1 + dep_q), -2), np.zeros(2, bool))
         said, _ = device.fetch()
@@ -236,7 +236,7 @@ def test_a_refused_frame_has_not_happened():
 
 def test_damaged_weights_end_one_frame_with_a_message():
     broken = clearline.load(DATA / CASE, backend="torch")
-    with torch.no_grad():
+    with torch.inference_mode():
         broken.backend.weights.dense(broken.programs.weights["text_linear.weight"]).fill_(float("nan"))
     with broken.lanes(1).session(broken.generation()) as lane, pytest.raises(SessionError, match="damaged weights"):
         lane.step(np.zeros(1920))

@@ -146,7 +146,7 @@ def test_nothing_in_a_frame_waits_for_the_device_or_depends_on_what_it_computed(
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.shape) or honest(tensor))
     device.fetch()
     assert fetched == [(3, device.width), (3, 1920)]
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True):
         for part in (device._encode, device._language, *([device._decode] if lanes.cfg.dep_q else [])):
             part()
 

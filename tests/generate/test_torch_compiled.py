@@ -43,7 +43,7 @@ def test_compiled_to_machine_code_long_runs_are_kyutais() -> None:
     sessions = [lanes.session(replace(GREEDY, first_frame="once")) for _ in range(2)]
     device = lanes._frame
     for t, codes in enumerate(g["user_codes"]):
-        with torch.no_grad():  # in the place of what the codec hears
+        with torch.inference_mode():  # in the place of what the codec hears
             device._codes_in.copy_(torch.from_numpy(codes[: cfg.user_streams]))
         device.language(np.array([True, t % 3 == 0]), np.full((2, 1 + cfg.dep_q), -2), np.zeros(2, bool))
         said, _ = device.fetch()

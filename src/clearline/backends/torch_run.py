@@ -122,11 +122,13 @@ class Torch:
     def running(self) -> Iterator[None]:
         """Without gradients, on this device, and with its failures told as ours.
 
-        Not in inference mode: graphs captured in it keep others of the process from being captured outside of it.
+        Inference mode saves a sixth of a frame on the CPU; but graphs captured in it keep others of the process from being
+        captured outside of it.
         """
         device = self.weights.device
+        captures = device.type == "cuda"
         try:
-            with torch.no_grad(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            with torch.no_grad() if captures else torch.inference_mode(), torch.cuda.device(device) if captures else nullcontext():
                 yield
         except RuntimeError as error:
             fault = memory_message(self.weights, error) or device_message(device, error)
