@@ -3,7 +3,8 @@
 Command line:  python oracle/mlx_past_the_wrap.py [--steps 4300] [--every 50]
 Runs where moshi_mlx, mlx and Clearline are installed together (`pip install --no-deps moshi_mlx==0.3.0`: its pin is older than
 the MLX that Clearline takes, and it runs with 0.32.4). The same small model three times, on the same rows: moshi_mlx as it runs (a
-rotating cache of 4096 slots, context 3000), moshi_mlx with its own growing cache instead, and Clearline. Until frame 4096 all agree.
+rotating cache of 4096 slots, context 3000), moshi_mlx with its own growing cache instead, and Clearline. Until frame 4096 all
+agree.
 Then moshi_mlx takes the last 3001 slots for the newest 3001 positions, which in a ring that has wrapped they are not: for 1095
 frames (88 s) it sees nothing newer than the wrap. Exits with 1 unless that is what happens.
 """
