@@ -276,6 +276,22 @@ def test_a_device_that_fails_leaves_nobody_waiting(monkeypatch, raised):
     assert sessions[0].step(np.zeros(1920)) is not None  # the next frame is tried
 
 
+def test_who_is_interrupted_while_a_batch_gathers_stops_nobody_else(monkeypatch):
+    """Ctrl-C: the frame has not happened, and the lanes run on."""
+    lanes = loaded().lanes(2)
+    one, other = lanes.session(seed=5), lanes.session(seed=6)
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes._turn, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            one.step(np.zeros(1920))
+    assert other.step(np.zeros(1920)) is not None
+    assert [said(one.step(frame)) for frame in speech(2).reshape(-1, 1920)] == [said(frame) for frame in alone_once(5)[:2]]
+
+
 @pytest.mark.parametrize("count", [0, 1025, 1.5, "8", None, True])
 def test_a_number_of_lanes_out_of_range(count):
     with pytest.raises(SessionError, match=rf"whole number of lanes in 1\.\.1024, got {count!r}"):

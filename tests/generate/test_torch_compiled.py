@@ -142,10 +142,14 @@ def test_other_backends_refuse_it(backend: str) -> None:
         clearline.load(DATA / "moshi_d1", backend=backend, compile=True)
 
 
-def test_settings_that_lanes_cannot_have_are_refused() -> None:
+def test_settings_that_lanes_cannot_have_are_refused(traced: list[Any]) -> None:
     loaded = clearline.load(DATA / "moshi_d1", backend="torch", compile=True)
     with pytest.raises(ConfigError, match="compiled frames remember 256 tokens"):
         loaded.session(text=Sampling(repetition_penalty=1.2, repetition_context=300))
+    for ask in (loaded.session, loaded.prepare):
+        with pytest.raises(ConfigError, match="guidance needs a model with conditions"):
+            ask(guidance=2.0)
+    assert not traced
 
 
 def test_what_cannot_be_compiled_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """The MLX backend where the common tests do not look: packed weights as they are, rings in place, batch-mates, threads, devices."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +18,7 @@ import clearline  # noqa: E402
 from clearline.backends import get_backend  # noqa: E402
 from clearline.backends.mlx_devices import gpu  # noqa: E402
 from clearline.backends.mlx_ops import MlxOps  # noqa: E402
-from clearline.backends.mlx_run import Mlx  # noqa: E402
+from clearline.backends.mlx_run import Mlx, _MlxProgram  # noqa: E402
 from clearline.backends.mlx_weights import MlxWeights  # noqa: E402
 from clearline.backends.selftest import cases, measure  # noqa: E402
 from clearline.config import Sampling  # noqa: E402
@@ -243,6 +245,56 @@ def test_a_model_that_replaces_another_is_itself_in_every_thread(compiled):
             assert thread.submit(program.run, {}, given).result()["y"].tolist() == [[4.0 * value] * 4]
         program._call = None  # which holds it in a circle
         del program, backend
+
+
+def test_sessions_may_be_stepped_when_the_main_thread_has_ended():
+    """And in what runs at the end of a program: the thread that works for them is there as long as anybody is."""
+    program = """
+import atexit, threading, numpy as np, clearline
+session = clearline.load({folder!r}, backend="mlx/cpu").session(seed=1)
+frame = np.zeros(1920, np.float32)
+def go():
+    threading.main_thread().join()
+    print(len([session.step(frame) for _ in range(4)]), flush=True)
+atexit.register(lambda: print(session.step(frame) is not None))
+threading.Thread(target=go).start()
+"""
+    code = program.format(folder=str(DATA / "moshi_d1"))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stdout) == (0, "4\nTrue\n"), found.stderr
+
+
+def test_what_a_step_raises_belongs_to_who_waits_for_it():
+    def fails():
+        raise KeyError("mine")
+
+    backend = Mlx()
+    with pytest.raises(KeyError, match="mine"):
+        backend.alone(fails)
+    assert backend.alone(lambda: backend.alone(lambda: threading.current_thread().name)) == "mlx"
+
+
+@pytest.mark.parametrize("case", ["moshi_d1", "formats/hibiki"])
+def test_a_conversation_is_prepared_in_all_its_programs(case, monkeypatch):
+    """With guidance they are others: two models step by step."""
+    loaded, prepared, parts = clearline.load(DATA / case, backend="mlx/cpu"), [], []
+    guided = loaded.checkpoint.config.conditioner is not None
+    settings = {"guidance": 3.0} if guided else {}
+    monkeypatch.setattr("clearline.backends.mlx_run._MlxProgram.prepare", lambda self: prepared.append(self))
+    loaded.prepare(live=True, **settings)
+    assert not prepared  # on the CPU nothing is compiled
+    monkeypatch.setattr(loaded.backend, "compiled", True)
+    loaded.prepare(**settings)
+    assert not prepared
+    loaded.prepare(live=True, on_part=lambda done, total: parts.append((done, total)), **settings)
+    used, honest = [], _MlxProgram.later
+    monkeypatch.setattr(
+        "clearline.backends.mlx_run._MlxProgram.later", lambda self, *given: used.append(self) or honest(self, *given)
+    )
+    with loaded.session(seed=1, **settings) as session:
+        for _ in range(4):
+            session.step(np.zeros(1920, np.float32))
+    assert used and set(used) <= set(prepared) and parts[-1] == (len(prepared) - 1, len(prepared))
 
 
 def test_weights_are_there_when_a_model_is_loaded():

@@ -25,7 +25,7 @@ from clearline.generate.persona import Persona, Prompt
 from clearline.generate.persona import prompt as make_prompt
 from clearline.generate.result import Result, boundaries, collect
 from clearline.generate.text import Tokenizer
-from clearline.ops import Backend, LazyProgram, lazy
+from clearline.ops import Backend, LazyProgram, Program, lazy
 from clearline.trace import Recorder
 
 # The settings of a run that say which token is read when, for the facts of a result.
@@ -147,14 +147,23 @@ class Model:
         if self.in_lanes(config):
             with self._choosing:
                 self._lane_of_one(config, on_part)
-        elif live and lazy(self.backend) is not None:
-            cfg = self.config
-            halves = [self.mimi.program("encode", max(1, cfg.user_streams), "frame")]
-            halves += [self.mimi.program("decode", cfg.dep_q, "frame")] if cfg.dep_q else []
-            programs = cast(list[LazyProgram], [*halves, self.programs.whole(config.text, config.audio)])
+        elif live and (backend := lazy(self.backend)) is not None and backend.compiled:
+            programs = self._steps(config)
             for done, program in enumerate(programs):
                 on_part(done, len(programs))
                 program.prepare()
+
+    def _steps(self, config: GenerationConfig) -> list[LazyProgram]:
+        """The programs of a session on a lazy backend; with guidance its steps look at logits in between."""
+        cfg, guide = self.config, self._guide(config)
+        steps: list[Program | None] = [self.mimi.program("encode", max(1, cfg.user_streams), "frame")]
+        if cfg.dep_q:
+            steps.append(self.mimi.program("decode", cfg.dep_q, "frame"))
+        if guide is None:
+            steps.append(self.programs.whole(config.text, config.audio))
+        else:
+            steps += [step for lm in (self.programs, guide) for step in (lm.temporal, *lm.depth)]
+        return cast(list[LazyProgram], steps)
 
     def _lane_of_one(self, config: GenerationConfig, on_part: Callable[[int, int], None] = lambda done, total: None) -> Lanes:
         """A batch of one whose lane is free; there are as many as there ever were sessions at once."""
@@ -162,7 +171,7 @@ class Model:
         singles = self._singles[guided]
         found = next((lanes for lanes in singles if lanes.free), None)
         if found is None:
-            guide = self._under_worst() if guided else None
+            guide = self._lane_guide(guided)
             found = Lanes(self.mimi, self.programs, self.tokenizer, self._settings, 1, guide, on_part=on_part)
             singles.append(found)
         return found
@@ -203,10 +212,13 @@ class Model:
             raise ConfigError(f"batches run on the torch backend, on CUDA or the CPU (--backend torch); this model is on {where}")
         if guided is None:
             guided = self.generation().guidance != 1
+        guide = self._lane_guide(guided)
+        return Lanes(self.mimi, self.programs, self.tokenizer, self._settings, count, guide, self._prompt(persona), on_part)
+
+    def _lane_guide(self, guided: bool) -> LMPrograms | None:
         if guided and self.checkpoint.config.conditioner is None:
             raise ConfigError("guidance needs a model with conditions, which this one has not")
-        guide = self._under_worst() if guided else None
-        return Lanes(self.mimi, self.programs, self.tokenizer, self._settings, count, guide, self._prompt(persona), on_part)
+        return self._under_worst() if guided else None
 
     def in_lanes(self, config: GenerationConfig) -> bool:
         """Whether a session is a batch of one: where whole frames are captured as graphs (CUDA), or compiled."""

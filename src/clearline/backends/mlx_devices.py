@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import mlx.core as mx
 
+from clearline.backends.mlx_thread import on_thread
 from clearline.backends.wanted import Device, Wanted, only
 from clearline.errors import BackendError
 
@@ -53,9 +54,13 @@ def gpu() -> tuple[str, str]:
 @cache
 def _start_fault() -> str:
     """Why the GPU that MLX finds does not compute, or nothing; a driver or a card that does not suit this build says so now."""
-    try:
+
+    def compute() -> None:
         with mx.stream(mx.gpu):
             mx.eval(mx.zeros(1) + 1)
+
+    try:
+        on_thread(compute)
     except (RuntimeError, ValueError) as error:
         return f"the GPU that MLX finds does not start: {_first_line(error)}"
     return ""

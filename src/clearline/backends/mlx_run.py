@@ -2,9 +2,7 @@
 
 import logging
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,16 +13,13 @@ from clearline.backends.mlx_devices import DTYPES, checked_device, free_memory, 
 from clearline.backends.mlx_devices import devices as devices
 from clearline.backends.mlx_ops import MlxOps, RingArrays
 from clearline.backends.mlx_state import MlxRing
+from clearline.backends.mlx_thread import on_thread
 from clearline.backends.mlx_weights import MlxWeights
 from clearline.backends.wanted import Wanted, refuse_kept
 from clearline.errors import BackendError
 from clearline.ops import Backend, InputSpec, Leaf, Program, State, StateSpec, StepFunction, Weight, Weights, as_ops
 
 T = TypeVar("T")
-# All of MLX's work is done by one thread, and a GPU has one queue anyway. What is compiled, and streams, are a thread's own: in a
-# second one every step would be traced again, and a new model could meet the compiled steps of one that is gone.
-_HERE = threading.local()
-_THREAD = ThreadPoolExecutor(1, "mlx", lambda: setattr(_HERE, "is_it", True))
 
 
 class _MlxProgram:
@@ -67,19 +62,19 @@ class _MlxProgram:
 
     def prepare(self) -> None:
         """Compile for every size of the rings now, where that is done, and not in the frame in which they grow."""
-        if self._backend.compiled:
-            self._backend.alone(self._run_every_size)
-
-    def _run_every_size(self) -> None:
+        if not self._backend.compiled:
+            return
         state = self._backend.state(self._specs)
-        rings = [leaf for leaf in state.values() if isinstance(leaf, MlxRing)]
-        while True:
-            self._backend.now(self._later(self._call, state, self._zeros()), [state])
-            growing = [ring for ring in rings if ring.slots < ring.full]
-            if not growing:
-                return
-            for ring in growing:
-                ring.reserve(ring.slots + 1)
+        while self._backend.alone(lambda: self._run_and_grow(state)):
+            pass
+
+    def _run_and_grow(self, state: dict[str, Leaf]) -> bool:
+        """A step on zeros, and room for more; whether there was any to be had."""
+        self._backend.now(self._later(self._call, state, self._zeros()), [state])
+        growing = [leaf for leaf in state.values() if isinstance(leaf, MlxRing) and leaf.slots < leaf.full]
+        for ring in growing:
+            ring.reserve(ring.slots + 1)
+        return bool(growing)
 
     def _zeros(self) -> dict[str, np.ndarray]:
         return {name: np.zeros(spec.shape, np.int64 if spec.ids else np.float32) for name, spec in self._inputs.items()}
@@ -131,7 +126,7 @@ class Mlx:
 
     def alone(self, work: Callable[[], T]) -> T:
         """What `work` returns, done by MLX's thread on this device, with its lack of memory told as ours."""
-        return self._told(work) if hasattr(_HERE, "is_it") else _THREAD.submit(self._told, work).result()
+        return on_thread(lambda: self._told(work))
 
     def _told(self, work: Callable[[], T]) -> T:
         try:

@@ -107,14 +107,14 @@ def serve(
         if alone:
             only = next(iter(models.values()))
             most = CARD_BATCH if only.backend.device.startswith("cuda") else at_once
-            batch = own_batch(only, preset, min(most, max_sessions or most))
+            batch = own_batch(only, preset, max_sessions or most)
 
         def started(address: str, hub: "Hub") -> None:
             starting.close()
             for name, cost in hub.costs.items():
                 begins = f"clearline serves {name} at {address}" if name == hub.default.name else f"  and {name}"
                 slow = "" if cost.keeps_up else "; SLOWER THAN REAL TIME on this machine"
-                if hub.room(name) < cost.lanes:
+                if hub.room(name) < min(cost.lanes, max_sessions or cost.lanes):
                     slow += f": too slow for a batch of {cost.lanes}, a smaller --batch may hold more"
                 frame = f"{1000 * cost.step_seconds:.1f} ms a frame of 80"
                 typer.echo(f"{begins} ({frame}, room for {hub.room(name)} at once{slow})")

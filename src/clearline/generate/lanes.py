@@ -60,7 +60,7 @@ class Lanes:
         if self._frame.prepares:
             self._frame.prepare(on_part)
         self._patience = patience
-        self.step_seconds = 0.0  # what a frame of the batch takes: a running mean of the last few
+        self.last_seconds = self.step_seconds = 0.0  # what a frame of the batch took, and a running mean of the last few
         self._device = threading.Lock()
         self._turn = threading.Condition()
         self._lent: dict[int, ReferenceType[LaneSession]] = {}
@@ -142,16 +142,26 @@ class Lanes:
                     self._turn.wait()
                     continue
                 self._running = True
-                while len(self._waiting) < len(self._open()) and (left := ticket.since + self._patience - time.monotonic()) > 0:
-                    self._turn.wait(left)
-                batch, self._waiting = self._waiting, []
-                self._turn.release()
                 try:
-                    self.step(batch)
+                    self._run(ticket)
                 finally:
-                    self._turn.acquire()
                     self._running = False
                     self._turn.notify_all()
+
+    def _run(self, ticket: Ticket) -> None:
+        """Gather a batch around a ticket, and step it; who is interrupted before it has begun takes the ticket back."""
+        try:
+            while len(self._waiting) < len(self._open()) and (left := ticket.since + self._patience - time.monotonic()) > 0:
+                self._turn.wait(left)
+        except BaseException:
+            self._waiting.remove(ticket)
+            raise
+        batch, self._waiting = self._waiting, []
+        self._turn.release()
+        try:
+            self.step(batch)
+        finally:
+            self._turn.acquire()
 
     def step(self, batch: Sequence[Ticket]) -> None:
         """One frame of every session in the batch. Afterwards every ticket is done: nobody waits for what never comes."""
@@ -159,8 +169,8 @@ class Lanes:
             started = time.monotonic()
             try:
                 self._step(batch)
-                taken = time.monotonic() - started
-                self.step_seconds += (taken - self.step_seconds) / 8 if self.step_seconds else taken
+                self.last_seconds = time.monotonic() - started
+                self.step_seconds += (self.last_seconds - self.step_seconds) / 8 if self.step_seconds else self.last_seconds
             except BaseException as error:
                 for ticket in batch:
                     if not ticket.done:

@@ -164,7 +164,12 @@ class Backend(Protocol):
 
 
 class LazyBackend(Backend, Protocol):
-    """A backend whose programs are `LazyProgram`s, and whose operations can draw tokens (`clearline.generate.guess`)."""
+    """A backend whose programs are `LazyProgram`s, and whose operations can draw tokens (`clearline.generate.guess`).
+
+    `compiled`: whether steps are compiled, which `LazyProgram.prepare` does before they are needed.
+    """
+
+    compiled: bool
 
     def alone(self, work: Callable[[], T]) -> T:
         """What `work` returns, done where its arrays are made and computed; nobody else's are meanwhile."""

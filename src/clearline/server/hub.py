@@ -223,9 +223,9 @@ class Hub:
 
     def _stepped(self, offer: Offer, step_seconds: float, latency_seconds: float, fate: Fate) -> None:
         # In a batch a conversation may wait for the step before its own.
-        seconds = step_seconds if offer.batch is None else offer.batch.step_seconds
-        self.costs[offer.name].observe(seconds)
-        self._observer.stepped(offer.name, seconds, latency_seconds, fate)
+        batch = offer.batch
+        self.costs[offer.name].observe(step_seconds if batch is None else batch.step_seconds)
+        self._observer.stepped(offer.name, step_seconds if batch is None else batch.last_seconds, latency_seconds, fate)
 
     def _warm_up(self, offer: Offer, workers: int) -> float:
         """Mean seconds of a step while every worker is busy, of a batch its own; also compiles what is compiled at first use."""

@@ -76,11 +76,10 @@ def own_batch(model: Model, preset: str | None, most: int) -> int | None:
 
     Where frames are captured or compiled, doing that for each conversation as it comes would stop the others for seconds.
     """
-    config = model.generation(preset)
-    if not model.in_lanes(config):
+    if not model.in_lanes(model.generation(preset)):
         return None
     free = getattr(model.backend, "free_bytes", lambda: None)()
-    each = lane_bytes(model.mimi, model.programs, guided=config.guidance != 1)
+    each = lane_bytes(model.mimi, model.programs, guided=model.generation().guidance != 1)  # as `Model.lanes` makes them
     fitting = most if free is None else int(0.9 * free / each)  # graphs take their share too
     return max(1, min(most, fitting))
 
