@@ -39,7 +39,7 @@ def linear(weight: Weight, dense: Callable[[Weight], Tensor], device: torch.devi
                 return Int4Cpu(weight, dtype)
             if device.type == "cuda" and dtype == torch.bfloat16 and weight.shape[0] % 8 == 0 and weight.shape[1] % 32 == 0:
                 return Int4Cuda(weight, device)
-        # On CUDA that kernel went along a row with one thread, in PyTorch 2.9 and for long after: to dequantise is no worse.
+        # On CUDA that kernel goes along a row with a single thread in many versions of PyTorch (read, not measured).
         rows = weight.bits == 8 and weight.bias is None and weight.group == weight.shape[1] and device.type != "cuda"
         if rows and _multiplies_int8(device, dtype):
             return Int8Rows(weight, device, dtype)
