@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from clearline.backends import torch_quantised  # noqa: E402
 from clearline.backends.torch_quantised import linear  # noqa: E402
 from clearline.ops import Weight  # noqa: E402
 from clearline.ops.weight import pack, quantise  # noqa: E402
@@ -63,6 +64,12 @@ def test_one_scale_a_row_takes_pytorchs_int8_kernel(rows):
     """As bitsandbytes and Kyutai's PyTorch q8 have it."""
     op, actual, exact = product(weight(8, 256, False), torch.float32, rows)
     assert op.kernel == "int8pack" and error(actual, exact) < 1e-12
+
+
+def test_but_not_on_cuda_where_that_kernel_has_a_thread_for_a_row(monkeypatch):
+    monkeypatch.setattr(torch_quantised, "Dequantised", lambda weight, device, dtype: f"dequantised on {device}")
+    found = linear(weight(8, 256, False), lambda dense: None, torch.device("cuda"), torch.bfloat16)
+    assert found == "dequantised on cuda"
 
 
 @pytest.mark.parametrize("out", [1, 15, 16, 17])
