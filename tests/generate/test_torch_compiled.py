@@ -142,6 +142,21 @@ def test_other_backends_refuse_it(backend: str) -> None:
         clearline.load(DATA / "moshi_d1", backend=backend, compile=True)
 
 
+def test_what_has_no_frames_is_not_silently_left_uncompiled() -> None:
+    for ask, what in (
+        (lambda: clearline.load_codec(DATA / "moshi_d1", backend="torch/compiled"), "a codec alone"),
+        (lambda: clearline.load(DATA / "moshi_d1", backend="torch", compile=True, lm_only=True), "a language model alone"),
+    ):
+        with pytest.raises(ConfigError, match=f"frames of sessions, which {what} has not: leave out --compile, or /compiled"):
+            ask()
+
+
+def test_the_codec_of_a_model_in_half_precision_is_compiled_with_it() -> None:
+    loaded = clearline.load(DATA / "moshi_d1", backend="torch/bfloat16/compiled")
+    assert loaded.backend.dtype == "bfloat16" and loaded.mimi.backend.dtype == "float32"
+    assert loaded.backend.compiles and loaded.mimi.backend.compiles
+
+
 def test_settings_that_lanes_cannot_have_are_refused(traced: list[Any]) -> None:
     loaded = clearline.load(DATA / "moshi_d1", backend="torch", compile=True)
     with pytest.raises(ConfigError, match="compiled frames remember 256 tokens"):

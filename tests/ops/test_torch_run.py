@@ -177,6 +177,14 @@ def test_on_a_card_float32_is_float32_and_the_card_has_a_number(monkeypatch):
         torch.set_float32_matmul_precision("highest")
 
 
+def test_memory_that_pytorch_keeps_for_later_is_free(monkeypatch):
+    """A batch that is gone makes room for the next one, though the card has not got its memory back."""
+    figures = {"mem_get_info": (10, 100), "memory_reserved": 50, "memory_allocated": 30}
+    for name, figure in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
+    assert torch_devices.free_memory(torch.device("cuda")) == 10 + 50 - 30 and torch_devices.free_memory(CPU) is None
+
+
 def test_of_several_threads_one_captures(monkeypatch):
     fake, inside, most = FakeCuda(), [], []
     fake(monkeypatch)

@@ -52,6 +52,8 @@ def load(
     if quantize is not None and checkpoint.lm_bytes >= _CACHED_FROM_BYTES:
         checkpoint = cached(checkpoint, quantize)
     lm = _backend(backend, Wanted(threads, device, dtype, cache, weights, compile), checkpoint.lm_bytes)
+    if lm_only:
+        _refuse_compiled(lm, "a language model alone")
     free = getattr(lm, "free_bytes", None)  # only of backends with a memory of their own
     if free is not None:
         shapes = mimi_weights(checkpoint.mimi_config)
@@ -77,7 +79,9 @@ def load_codec(
     config, tensors = read_mimi(model_folder(path_or_name))
     # A codec alone is a small model: "auto" leaves it to the CPU.
     wanted = Wanted(threads, device, weights=weights)
-    return Codec(config, _codec_backend(_backend(backend, wanted, 0), wanted), dict(tensors))
+    opened = _backend(backend, wanted, 0)
+    _refuse_compiled(opened, "a codec alone")
+    return Codec(config, _codec_backend(opened, wanted), dict(tensors))
 
 
 def model_folder(path_or_name: str | Path) -> Path:
@@ -95,6 +99,11 @@ def _backend(name: str, wanted: Wanted, model_bytes: int) -> Backend:
         if not isinstance(value, str) and (value is not None or option == "backend"):
             raise ConfigError(f"{option} is {value!r}; it is given by name, as a string")
     return open_backend(name, wanted, model_bytes)
+
+
+def _refuse_compiled(backend: Backend, what: str) -> None:
+    if getattr(backend, "compiles", False):
+        raise ConfigError(f"what is compiled are the frames of sessions, which {what} has not: leave out --compile, or /compiled")
 
 
 def _codec_backend(backend: Backend, wanted: Wanted, cache: str | None = None) -> Backend:
