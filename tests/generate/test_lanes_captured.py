@@ -1,6 +1,7 @@
 """What a frame that is captured as graphs on CUDA may and may not do, on stand-ins for a card."""
 
 import threading
+import time
 from functools import cache
 
 import numpy as np
@@ -99,7 +100,13 @@ def test_sessions_at_once_have_batches_of_their_own_that_are_used_again(monkeypa
     fresh = clearline.load(DATA / CASE, backend="torch")
     monkeypatch.setattr(clearline.Model, "in_lanes", lambda self, config: True)
     made, honest = [], fresh._lane_of_one
-    monkeypatch.setattr(fresh, "_lane_of_one", lambda *given: made.append(honest(*given)) or made[-1])
+
+    def chosen(*given):
+        made.append(found := honest(*given))
+        time.sleep(0.02)  # in which another thread must not choose the same
+        return found
+
+    monkeypatch.setattr(fresh, "_lane_of_one", chosen)
     together, failed = threading.Barrier(3), []
 
     def converse() -> None:

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ mx = pytest.importorskip("mlx.core")
 from helpers.mlx_steps import attention, mlx_weight, run_once  # noqa: E402
 
 import clearline  # noqa: E402
-from clearline.backends import get_backend  # noqa: E402
+from clearline.backends import get_backend, mlx_thread  # noqa: E402
 from clearline.backends.mlx_devices import gpu  # noqa: E402
 from clearline.backends.mlx_ops import MlxOps  # noqa: E402
 from clearline.backends.mlx_run import Mlx, _MlxProgram  # noqa: E402
@@ -94,6 +94,25 @@ def test_what_a_step_raises_belongs_to_who_waits_for_it():
     with pytest.raises(KeyError, match="mine"):
         backend.alone(fails)
     assert backend.alone(lambda: backend.alone(lambda: threading.current_thread().name)) == "mlx"
+
+
+def test_who_stops_waiting_takes_back_what_has_not_begun(monkeypatch):
+    """Ctrl-C, while the thread works for somebody else."""
+    backend, held, done = Mlx(), threading.Event(), []
+    other = threading.Thread(target=backend.alone, args=(held.wait,))
+    other.start()
+
+    class Interrupted(Future):
+        def result(self, timeout=None):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlx_thread, "Future", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backend.alone(lambda: done.append("begun all the same"))
+    held.set()
+    other.join()
+    assert backend.alone(lambda: "next") == "next" and not done
 
 
 @pytest.mark.parametrize("case", ["moshi_d1", "formats/hibiki"])

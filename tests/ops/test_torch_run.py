@@ -70,12 +70,15 @@ class FakeCuda:
 
     def __init__(self):
         self.captured = 0
+        self.streams = []
 
     def __call__(self, monkeypatch):
         fake = self
 
         class Stream:
-            def __init__(self, device=None): ...
+            def __init__(self, device=None):
+                self.device = device
+
             def wait_stream(self, other): ...
 
         class Graph:
@@ -87,6 +90,7 @@ class FakeCuda:
 
         def graph(which, pool=None, stream=None, capture_error_mode=""):
             fake.captured += 1
+            fake.streams.append(stream)
             return nullcontext()
 
         for name, value in {
@@ -109,11 +113,13 @@ def test_a_capture_runs_with_nobody_active_and_happens_once(monkeypatch):
 
     replays, beside = [], []
     fake.replayed = lambda graph: replays.append(active.tolist())
-    graphs = Graphs(torch.device("cuda"), active)
+    graphs = Graphs(torch.device("cuda:1"), active)
     for _ in range(3):
         assert graphs.run("a", step) is state
     graphs.run("b", step)
     assert fake.captured == 2 and len(replays) == 4
+    # PyTorch's own stream for captures is that of the first card it captured on.
+    assert {stream.device for stream in fake.streams} == {torch.device("cuda:1")}
     assert beside == list(range(1, len(seen) + 1))
     assert all(lanes == [False, False] for lanes in seen) and not state.any()
     assert active.tolist() == [True, False] and replays[0] == [True, False]
@@ -175,6 +181,14 @@ def test_on_a_card_float32_is_float32_and_the_card_has_a_number(monkeypatch):
             assert backend.device == name and backend.weights.device == torch.device("cuda", number)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_card_is_not_in_inference_mode_and_the_cpu_is(monkeypatch):
+    """Graphs captured in it would keep others of the process from being captured."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    for device, inference in (("cuda", False), ("cpu", True)):
+        with torch_run.Torch(torch.device(device), torch.float32).running():
+            assert torch.is_inference_mode_enabled() is inference and not torch.is_grad_enabled()
 
 
 def test_memory_that_pytorch_keeps_for_later_is_free(monkeypatch):

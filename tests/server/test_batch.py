@@ -62,6 +62,19 @@ def test_two_at_once_are_two_alone_and_a_third_waits_its_turn(limit):
                     np.testing.assert_allclose(np.frombuffer(reply.sound, np.float32), alone.pcm, atol=1e-5)
 
 
+def test_room_is_that_of_one_step_for_all():
+    """Many threads wait for it, and it is no faster for that."""
+    hub = make_hub({"tiny": model("moshi_d1", "torch")}, Options("127.0.0.1", Access(), Limits(), workers=7, batch=3))
+    try:
+        cost = hub.costs["tiny"]
+        assert cost.lanes == 3 and cost.step_seconds == hub.default.batch.step_seconds > 0
+        for seconds, room in ((0.037, 3), (0.039, 1), (0.2, 1)):
+            cost.step_seconds = seconds
+            assert hub.room() == room
+    finally:
+        hub.shut_down()
+
+
 def test_how_many_are_stepped_together_where_nobody_says(monkeypatch):
     """Where frames are captured: as many as fit, in a batch that is made once; elsewhere each is stepped by itself."""
     loaded = model("moshi_d1", "torch")

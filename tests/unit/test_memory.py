@@ -27,6 +27,13 @@ def test_quantising_makes_it_smaller_and_the_context_does_not_shrink():
     assert needed_bytes(SEVEN, 0, "float32", None) - needed_bytes(short, 0, "float32", None) == 32 * 2000 * 2 * 4096 * 4
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
+def test_scales_and_offsets_are_of_the_type_that_computes(dtype, size):
+    dense, eight, four = (needed_bytes(SEVEN, 0, dtype, choice) for choice in (None, "q8", "q4"))
+    linears = (eight - four) / 0.5
+    assert 7e9 < linears < 7.7e9 and (dense - eight) / linears == pytest.approx(size - 1 - 2 * size / 32, rel=1e-6)
+
+
 def test_a_file_that_is_quantised_already_is_taken_as_it_is():
     assert needed_bytes(SEVEN, 0, "bfloat16", None, stored=4_800_000_000) < 10e9 < needed_bytes(SEVEN, 0, "bfloat16", None)
 
